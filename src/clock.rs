@@ -1,0 +1,31 @@
+//! Time as the rules see it: values, handed in by the edges.
+//!
+//! Decisions never read a clock; they get [`UnixMs`] (what the wire and the store speak) and
+//! [`std::time::Instant`] (what deadlines need) as arguments. This is the one place that reads the
+//! system clock.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since the Unix epoch: the wire's unit for every timestamp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct UnixMs(pub u64);
+
+impl UnixMs {
+    /// The current time. For the edges only: a rule takes `now` as an argument.
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Milliseconds from `earlier` to `self`; zero when `earlier` is later.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// This time moved `ms` into the future, saturating.
+    pub fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}

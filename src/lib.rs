@@ -1,0 +1,50 @@
+//! clawgate: the Gateway of an OpenClaw installation.
+//!
+//! Operators (the CLI, the Control UI, native apps) and nodes (devices that offer commands) connect over
+//! one WebSocket port and speak JSON frames: `req`, `res`, `event`. The gateway decides who may come in,
+//! carries calls between them, and owns pairing and state.
+//!
+//! # Where to start reading
+//!
+//! * the life of a request: [`ws::codec`] → [`rpc::envelope`] → [`conn`] → [`rpc::dispatch`] → a domain
+//!   ([`nodes`], [`devices`], [`system`]) → [`hub::outbox`] → the socket;
+//! * who gets in: [`auth`];
+//! * how it starts and stops: [`server`].
+//!
+//! # Layers
+//!
+//! Imports point down or stay in their folder; `tests/tidy.rs` checks it.
+//!
+//! ```text
+//! 5 composition   main  cli  server  methods
+//! 4 domains       devices nodes system
+//! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
+//! 2 adapters      net  store  client  config::load
+//! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
+//! 0 words         id  limits  secret  clock  rpc::{envelope,error,scope}  ws::{message,close}
+//! ```
+//!
+//! `docs/architecture.md` has the reasons.
+
+pub mod auth;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod conn;
+pub mod devices;
+pub mod http;
+pub mod hub;
+pub mod id;
+pub mod limits;
+pub mod methods;
+pub mod net;
+pub mod nodes;
+pub mod rpc;
+pub mod secret;
+pub mod server;
+pub mod shutdown;
+pub mod store;
+pub mod system;
+pub mod task;
+pub mod ws;
