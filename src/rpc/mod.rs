@@ -3,6 +3,8 @@
 //! Frames are JSON text: `{"type":"req","id":..,"method":..,"params":..}`, `{"type":"res",..}`,
 //! `{"type":"event",..}`. This folder knows what they mean; it does not know sockets.
 
+pub mod catalog;
+pub mod dispatch;
 pub mod envelope;
 pub mod error;
 pub mod scope;
