@@ -1,1 +1,102 @@
-//! (being written)
+//! One connection's life: from the upgrade to the close.
+//!
+//! [`machine`] decides, without IO, what a message means now; [`driver`] moves the bytes. What lies behind a
+//! connection — who gets in, what methods do — is a [`Service`]; this folder does not know it.
+
+pub mod connect;
+pub mod driver;
+pub mod machine;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::clock::UnixMs;
+use crate::hub::Connection;
+use crate::id::ConnId;
+use crate::rpc::dispatch::{Params, Routed};
+use crate::rpc::error::RpcError;
+use crate::ws::close::CloseCode;
+use connect::ConnectParams;
+
+/// What is known of a socket before its client has said a word.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    /// Its number.
+    pub id: ConnId,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// The head of the request that opened it.
+    pub head: Arc<http::request::Parts>,
+    /// The challenge that the client has to sign.
+    pub nonce: Arc<str>,
+}
+
+/// A client that was let in.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its place in the hub.
+    pub connection: Arc<Connection>,
+    /// The payload of `hello-ok`, as JSON.
+    pub hello: Vec<u8>,
+}
+
+/// A client that was not.
+#[derive(Debug)]
+pub struct Refused {
+    /// The answer to its `connect`.
+    pub error: RpcError,
+    /// The code of the close frame that follows.
+    pub code: CloseCode,
+    /// Its reason; the error's message when empty.
+    pub reason: String,
+}
+
+/// How a connection ended, for logs and counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Who ended it.
+    pub by: EndedBy,
+    /// Close code, where a close frame was sent or came.
+    pub code: Option<u16>,
+    /// What was said, or what happened.
+    pub reason: String,
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The gateway closed it.
+    Gateway,
+    /// The client closed it.
+    Client,
+    /// The transport broke without a close frame.
+    Transport,
+}
+
+/// The future of a [`Service::connect`].
+pub type Connecting = Pin<Box<dyn Future<Output = Result<Accepted, Refused>> + Send>>;
+
+/// What connections are for.
+pub trait Service: Send + Sync + 'static {
+    /// Decides on a `connect`. Durable work may take a while; the deadline of the handshake goes on.
+    fn connect(&self, socket: Socket, params: ConnectParams) -> Connecting;
+
+    /// Called when `hello-ok` is on its way, before any request of the connection is routed.
+    fn opened(&self, connection: &Arc<Connection>);
+
+    /// Routes one request; see [`crate::rpc::dispatch::Router::route`].
+    fn route(
+        &self,
+        caller: &Arc<Connection>,
+        id: &str,
+        method: &str,
+        params: Params<'_>,
+        now: UnixMs,
+        out: &mut Vec<u8>,
+    ) -> Routed;
+
+    /// Called once when a socket has ended; `connection` is there if it was ever let in.
+    fn ended(&self, socket: &Socket, connection: Option<&Arc<Connection>>, end: &End);
+}

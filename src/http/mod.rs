@@ -1,1 +1,154 @@
-//! (being written)
+//! One HTTP request, up to the upgrade: the chain of steps as one readable function.
+//!
+//! [`answer`] is the whole middleware: each step is a plain function that takes what the previous one
+//! proved, and refuses with a [`reject::Reject`]. Everything here is bounded before it is believed: the head by
+//! [`HEAD_BYTES`], [`MAX_HEADERS`] and [`HEAD_TIMEOUT`]; bodies are not read at all.
+//!
+//! A connection ends here, or becomes a WebSocket and is handed to [`crate::conn`].
+
+pub mod page;
+pub mod reject;
+pub mod upgrade;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use self::reject::Reject;
+use crate::task;
+
+/// Bytes of a request head.
+pub const HEAD_BYTES: usize = 16 * 1024;
+/// Header lines of a request.
+pub const MAX_HEADERS: usize = 64;
+/// Time a peer has to send its request head.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers of ours: small and whole.
+pub type Answer = Response<Full<Bytes>>;
+
+/// How far the start has come, for the probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// State is being loaded.
+    Starting,
+    /// Connections are taken.
+    Ready,
+    /// Connections are being ended.
+    Draining,
+}
+
+/// A WebSocket whose upgrade has been accepted.
+pub struct Upgraded {
+    /// The stream, out of hyper's hands.
+    pub stream: TcpStream,
+    /// Bytes that came behind the request head.
+    pub read: Bytes,
+    /// The other end of the socket.
+    pub peer: SocketAddr,
+    /// The request's head.
+    pub head: Arc<http::request::Parts>,
+}
+
+impl std::fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Upgraded({})", self.peer)
+    }
+}
+
+/// What a request meets behind the chain.
+pub trait Site: Send + Sync + 'static {
+    /// How far the start has come.
+    fn readiness(&self) -> Readiness;
+    /// Whether a new WebSocket may come in now, judged by its head alone.
+    fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject>;
+    /// Runs an upgraded connection to its end.
+    fn connected(&self, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Serves one socket: HTTP/1.1 until it closes or becomes a WebSocket.
+pub async fn serve<S: Site>(stream: TcpStream, peer: SocketAddr, site: Arc<S>) {
+    let service = service_fn(move |request| {
+        let answer = answer(request, peer, &site);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(HEAD_BYTES)
+        .half_close(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "http connection ended");
+    }
+}
+
+/// The chain. Reads top to bottom; the first step that refuses answers.
+fn answer<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &Arc<S>) -> Answer {
+    let result = upgrade::one_host(request.headers(), request.version()).and_then(|()| {
+        if upgrade::is_wanted(request.headers()) {
+            open_websocket(request, peer, site)
+        } else {
+            page_for(&request, site.readiness())
+        }
+    });
+    result.unwrap_or_else(|reject| {
+        tracing::info!(%peer, status = reject.status.as_u16(), reason = reject.reason, "http request refused");
+        reject.into_answer()
+    })
+}
+
+fn open_websocket<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &Arc<S>) -> Result<Answer, Reject> {
+    if site.readiness() != Readiness::Ready {
+        return Err(reject::NOT_READY);
+    }
+    let accept = upgrade::accept(request.method(), request.version(), request.headers())?;
+    let (parts, body) = request.into_parts();
+    site.admit(peer, &parts)?;
+    let head = Arc::new(parts.clone());
+    let site = Arc::clone(site);
+    let upgrading = hyper::upgrade::on(Request::from_parts(parts, body));
+    task::spawn("upgrade", async move {
+        let Ok(upgraded) = upgrading.await else {
+            tracing::debug!(%peer, "the peer left during the upgrade");
+            return;
+        };
+        match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => {
+                let upgraded = Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head };
+                let connection = site.connected(upgraded);
+                drop(site);
+                connection.await;
+            }
+            Err(_) => tracing::error!(%peer, "an upgraded connection was of another type; this is a defect"),
+        }
+    });
+    Ok(upgrade::switching_protocols(&accept))
+}
+
+fn page_for(request: &Request<Incoming>, readiness: Readiness) -> Result<Answer, Reject> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(reject::METHOD_NOT_ALLOWED);
+    }
+    match request.uri().path() {
+        "/" => Ok(page::front(readiness)),
+        "/healthz" => Ok(page::live()),
+        "/readyz" => Ok(page::ready(readiness)),
+        "/startupz" => Ok(page::started(readiness)),
+        _ => Err(reject::NOT_FOUND),
+    }
+}

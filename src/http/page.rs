@@ -1,0 +1,65 @@
+//! The few pages of the gateway's own: the front page and the probes.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
+use http_body_util::Full;
+use hyper::Response;
+
+use super::{Answer, Readiness};
+
+/// `GET /`: that it runs, and how to connect. Says nothing a stranger may not know.
+pub fn front(readiness: Readiness) -> Answer {
+    let state = match readiness {
+        Readiness::Starting => "is starting",
+        Readiness::Ready => "is running",
+        Readiness::Draining => "is stopping",
+    };
+    let body = include_str!("front.html").replace("{{state}}", state).replace("{{version}}", env!("CARGO_PKG_VERSION"));
+    answer(StatusCode::OK, "text/html; charset=utf-8", body)
+}
+
+/// `GET /healthz`: the process is alive.
+pub fn live() -> Answer {
+    answer(StatusCode::OK, "application/json", r#"{"ok":true,"status":"live"}"#.to_owned())
+}
+
+/// `GET /readyz`: connections are taken; 503 while not.
+pub fn ready(readiness: Readiness) -> Answer {
+    let (status, ready) = match readiness {
+        Readiness::Ready => (StatusCode::OK, true),
+        Readiness::Starting | Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, false),
+    };
+    answer(status, "application/json", format!(r#"{{"ready":{ready},"state":"{}"}}"#, name(readiness)))
+}
+
+/// `GET /startupz`: the start is over; 503 until then.
+pub fn started(readiness: Readiness) -> Answer {
+    let (status, started) = match readiness {
+        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, false),
+        Readiness::Ready | Readiness::Draining => (StatusCode::OK, true),
+    };
+    answer(status, "application/json", format!(r#"{{"started":{started},"state":"{}"}}"#, name(readiness)))
+}
+
+const fn name(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::Starting => "starting",
+        Readiness::Ready => "ready",
+        Readiness::Draining => "draining",
+    }
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"),
+    );
+    answer
+}

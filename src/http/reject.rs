@@ -1,0 +1,108 @@
+//! Every refusal at the HTTP layer: the one place where status codes are chosen.
+//!
+//! The body says for people what happened and what to do; `reason` is for logs and counters.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
+use http::{HeaderName, StatusCode};
+use http_body_util::Full;
+use hyper::Response;
+
+use super::Answer;
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Status code; always an error.
+    pub status: StatusCode,
+    /// Short name, for logs and counters.
+    pub reason: &'static str,
+    /// For people.
+    pub message: &'static str,
+    header: Option<(HeaderName, &'static str)>,
+}
+
+/// Makes the constants and the list from one table.
+macro_rules! rejects {
+    ($($(#[doc = $doc:literal])+ $id:ident = $status:ident, $reason:literal, $header:expr, $message:literal;)+) => {
+        $($(#[doc = $doc])+ pub const $id: Reject = Reject {
+            status: StatusCode::$status, reason: $reason, message: $message, header: $header,
+        };)+
+
+        /// Every refusal.
+        pub const ALL: &[Reject] = &[$($id,)+];
+    };
+}
+
+rejects! {
+    /// HTTP/1.1 requires exactly one Host (RFC 9112, section 3.2); two would let two readers see two targets.
+    BAD_HOST = BAD_REQUEST, "bad_host", None, "the request needs exactly one valid Host header";
+    /// The handshake of RFC 6455, section 4.2.1 is not as it must be.
+    BAD_UPGRADE = BAD_REQUEST, "bad_upgrade", None,
+        "not a WebSocket handshake: it takes GET, HTTP/1.1, Connection: Upgrade, Upgrade: websocket and one Sec-WebSocket-Key of 16 bytes in base64";
+    /// Another version of WebSocket (RFC 6455, section 4.2.2).
+    BAD_VERSION = UPGRADE_REQUIRED, "bad_websocket_version", Some((SEC_WEBSOCKET_VERSION, "13")),
+        "this gateway speaks WebSocket version 13";
+    /// The Origin is not allowed.
+    ORIGIN = FORBIDDEN, "origin_not_allowed", None,
+        "this origin may not connect; add it to gateway.controlUi.allowedOrigins";
+    /// Forwarding headers from a peer that is not a trusted proxy.
+    UNATTRIBUTABLE = FORBIDDEN, "proxy_attribution_required", None,
+        "proxy_attribution_required: the request came through a proxy that is not in gateway.trustedProxies";
+    /// No such page.
+    NOT_FOUND = NOT_FOUND, "not_found", None, "no such page; the gateway's WebSocket is at /";
+    /// Only GET and HEAD.
+    METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method_not_allowed", Some((ALLOW, "GET, HEAD")), "only GET and HEAD";
+    /// Starting or draining.
+    NOT_READY = SERVICE_UNAVAILABLE, "not_ready", Some((RETRY_AFTER, "1")), "the gateway is starting or stopping; try again";
+    /// The descriptor limit is reached.
+    FULL = SERVICE_UNAVAILABLE, "too_many_connections", Some((RETRY_AFTER, "5")),
+        "the gateway holds as many connections as its open-file limit allows";
+    /// Too many sockets that have not authenticated.
+    PREAUTH_FULL = SERVICE_UNAVAILABLE, "too_many_unauthenticated", Some((RETRY_AFTER, "1")),
+        "too many unauthenticated sockets; try again";
+}
+
+impl Reject {
+    /// The response.
+    pub fn into_answer(self) -> Answer {
+        let mut answer = Response::new(Full::new(Bytes::from(format!("{}\n", self.message))));
+        *answer.status_mut() = self.status;
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+        headers.insert(CONNECTION, http::HeaderValue::from_static("close"));
+        if let Some((name, value)) = self.header {
+            headers.insert(name, http::HeaderValue::from_static(value));
+        }
+        answer
+    }
+
+    /// The response as raw bytes, for a socket that never gets as far as a request.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let body = format!("{}\n", self.message);
+        let extra = self.header.as_ref().map(|(name, value)| format!("{name}: {value}\r\n")).unwrap_or_default();
+        format!(
+            "HTTP/1.1 {} {}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n{extra}\r\n{body}",
+            self.status.as_u16(),
+            self.status.canonical_reason().unwrap_or_default(),
+            body.len(),
+        )
+        .into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_an_error_with_a_name_of_its_own() {
+        let names: std::collections::HashSet<_> = ALL.iter().map(|reject| reject.reason).collect();
+        assert_eq!(names.len(), ALL.len());
+        for reject in ALL {
+            assert!(reject.status.is_client_error() || reject.status.is_server_error(), "{}", reject.reason);
+            assert!(!reject.message.is_empty());
+        }
+    }
+}
