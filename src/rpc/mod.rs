@@ -5,4 +5,5 @@
 
 pub mod envelope;
 pub mod error;
+pub mod json;
 pub mod scope;
