@@ -203,11 +203,9 @@ impl ConnectParams {
                 return Err((path, format!("must not be longer than {LONG} bytes")));
             }
         }
-        for (path, list) in [
-            ("caps", Some(&self.caps)),
-            ("commands", Some(&self.commands)),
-            ("scopes", self.scopes.as_ref()),
-        ] {
+        for (path, list) in
+            [("caps", Some(&self.caps)), ("commands", Some(&self.commands)), ("scopes", self.scopes.as_ref())]
+        {
             let Some(list) = list else { continue };
             if list.len() > LIST {
                 return Err((path, format!("must not have more than {LIST} entries")));
@@ -243,7 +241,8 @@ impl ConnectParams {
     /// The version to speak, if there is one. Operators speak version 4; nodes and probes may still speak 3.
     pub fn negotiate(&self) -> Option<u32> {
         let range = self.min_protocol..=self.max_protocol;
-        let previous_may = (self.role.as_deref() == Some("node") && self.client.mode == "node") || self.client.mode == "probe";
+        let previous_may =
+            (self.role.as_deref() == Some("node") && self.client.mode == "node") || self.client.mode == "probe";
         if range.contains(&PROTOCOL) {
             Some(PROTOCOL)
         } else if previous_may && range.contains(&PROTOCOL_PREVIOUS) {

@@ -129,7 +129,10 @@ mod tests {
         assert_eq!(refused(&without("sec-websocket-key", &[])), "bad_upgrade");
         assert_eq!(refused(&without("sec-websocket-key", &[("sec-websocket-key", "c2hvcnQ=")])), "bad_upgrade");
         assert_eq!(refused(&without("", &[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")])), "bad_upgrade");
-        assert_eq!(refused(&without("sec-websocket-version", &[("sec-websocket-version", "8")])), "bad_websocket_version");
+        assert_eq!(
+            refused(&without("sec-websocket-version", &[("sec-websocket-version", "8")])),
+            "bad_websocket_version"
+        );
     }
 
     #[test]

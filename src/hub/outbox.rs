@@ -219,7 +219,7 @@ impl Outbox {
             } else {
                 self.close_locked(
                     &mut state,
-                    Closing { code: CloseCode::POLICY, reason: "slow consumer".to_owned(), flush: false },
+                    Closing { code: CloseCode::POLICY_VIOLATION, reason: "slow consumer".to_owned(), flush: false },
                 );
                 (Pushed::Refused, state.waker.take())
             }
@@ -373,7 +373,7 @@ mod tests {
     fn an_orderly_close_lets_the_queue_out_first() {
         let outbox = outbox(1000);
         outbox.push_text("last words");
-        outbox.close(Closing { code: CloseCode::POLICY, reason: "x".into(), flush: true });
+        outbox.close(Closing { code: CloseCode::POLICY_VIOLATION, reason: "x".into(), flush: true });
         let (texts, closing) = drain(&outbox);
         assert_eq!(texts, ["last words"]);
         assert!(closing.is_some());

@@ -23,7 +23,9 @@ fn explain(error: &io::Error) -> String {
         io::ErrorKind::AddrInUse => {
             "the port is taken by another program (see who with `ss -ltnp`; choose another with --port)".to_owned()
         }
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address (see `ip address`; check gateway.bind)".to_owned(),
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address (see `ip address`; check gateway.bind)".to_owned()
+        }
         io::ErrorKind::PermissionDenied => "not permitted (ports below 1024 need a privilege)".to_owned(),
         _ => error.to_string(),
     }
@@ -32,10 +34,7 @@ fn explain(error: &io::Error) -> String {
 /// Binds all of `addresses`, in order. The first that fails ends it: a gateway never listens on less, or on
 /// anything else, than it was told (contract 1.2).
 pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
-    addresses
-        .iter()
-        .map(|&address| bind(address).map_err(|source| BindError { address, source }))
-        .collect()
+    addresses.iter().map(|&address| bind(address).map_err(|source| BindError { address, source })).collect()
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

@@ -5,14 +5,17 @@
 //! [`Responder`] and answers later. Either way every request gets exactly one response: a responder that
 //! is dropped answers for itself.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{self, Access};
 use super::error::{ErrorCode, RpcError};
+use super::json::Raw;
 use super::scope::Role;
 use crate::clock::UnixMs;
 use crate::hub::Connection;
@@ -42,38 +45,50 @@ pub struct Method<S> {
 }
 
 /// The parameters of a call: JSON that the envelope scanner has validated, not yet looked at.
-#[derive(Debug)]
-pub struct Params<'a>(Option<&'a mut [u8]>);
+#[derive(Clone, Copy, Debug)]
+pub struct Params<'a>(Option<Raw<'a>>);
+
+thread_local! {
+    /// What typed parsing works in: the parser overwrites its input, and the frame must stay as it is.
+    static PARSER: RefCell<(Vec<u8>, simd_json::Buffers)> = RefCell::default();
+}
+
+/// Bytes of parameters above which the parser's memory is given back after use.
+const KEPT_BYTES: usize = 64 * 1024;
 
 impl<'a> Params<'a> {
     /// Wraps the span of `params`; `None` when the request had none, which means `{}`.
-    ///
-    /// `json` must be one valid JSON value in UTF-8.
-    pub const fn new(json: Option<&'a mut [u8]>) -> Self {
+    pub const fn new(json: Option<Raw<'a>>) -> Self {
         Self(json)
     }
 
-    /// The raw span.
-    pub fn raw(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or(b"{}")
+    /// The raw JSON.
+    pub fn raw(self) -> &'a str {
+        // `null` is how some clients write that there are none.
+        self.0.filter(|json| !json.is_null()).map_or("{}", Raw::as_str)
     }
 
-    /// Parses into `T`, in place (strings are unescaped where they stand). The error names the path.
-    pub fn parse<T: Deserialize<'a>>(self, method: &str) -> Result<T, RpcError> {
-        let refuse = |path: String, what: String| {
+    /// Parses into `T`. The error names the path.
+    pub fn parse<T: DeserializeOwned>(self, method: &str) -> Result<T, RpcError> {
+        let refuse = |path: &str, what: String| {
             let place = if path == "." { String::new() } else { format!(" at {path}:") };
             RpcError::invalid(format!("invalid {method} params:{place} {what}"))
         };
-        match self.0 {
-            Some(json) => {
-                let mut parser =
-                    simd_json::Deserializer::from_slice(json).map_err(|error| refuse(".".into(), error.to_string()))?;
-                serde_path_to_error::deserialize(&mut parser)
-                    .map_err(|error| refuse(error.path().to_string(), plain(error.inner())))
+        PARSER.with_borrow_mut(|(input, buffers)| {
+            input.clear();
+            input.extend_from_slice(self.raw().as_bytes());
+            let parsed = simd_json::Deserializer::from_slice_with_buffers(input, buffers)
+                .map_err(|error| refuse(".", plain(&error)))
+                .and_then(|mut parser| {
+                    serde_path_to_error::deserialize(&mut parser)
+                        .map_err(|error| refuse(&error.path().to_string(), plain(error.inner())))
+                });
+            if input.capacity() > KEPT_BYTES {
+                *input = Vec::new();
+                *buffers = simd_json::Buffers::default();
             }
-            None => T::deserialize(serde_json::Value::Object(serde_json::Map::new()))
-                .map_err(|error| refuse(".".into(), error.to_string())),
-        }
+            parsed
+        })
     }
 }
 
@@ -119,17 +134,17 @@ impl<'a> Call<'a> {
     }
 
     /// The raw JSON of the parameters.
-    pub fn raw_params(&self) -> &[u8] {
+    pub fn raw_params(&self) -> &'a str {
         self.params.raw()
     }
 
     /// Takes the parameters as `T`.
-    pub fn params<T: Deserialize<'a>>(&mut self) -> Result<T, RpcError> {
-        std::mem::replace(&mut self.params, Params(None)).parse(self.method)
+    pub fn params<T: DeserializeOwned>(&self) -> Result<T, RpcError> {
+        self.params.parse(self.method)
     }
 
     /// For a method without parameters: refuses any.
-    pub fn no_params(&mut self) -> Result<(), RpcError> {
+    pub fn no_params(&self) -> Result<(), RpcError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Empty {}
@@ -391,8 +406,8 @@ mod tests {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     #[expect(dead_code, reason = "only its parsing is tested")]
-    struct Named<'a> {
-        name: &'a str,
+    struct Named {
+        name: String,
         count: Option<u32>,
     }
 
@@ -407,8 +422,8 @@ mod tests {
         },
         Method {
             name: "node.rename",
-            handler: |_, mut call| {
-                let _: Named<'_> = call.params()?;
+            handler: |_, call| {
+                let _: Named = call.params()?;
                 call.answer(&true)
             },
         },
@@ -421,8 +436,8 @@ mod tests {
         let caller = hub.register(hub.next_id(), grant, Client::default(), None, UnixMs(0));
         let mut router = Router::default();
         router.mount(&42, METHODS);
-        let (mut params, mut out) = (params.as_bytes().to_vec(), Vec::new());
-        let routed = router.route(&caller, "\"1\"", method, Params::new(Some(&mut params)), UnixMs(0), &mut out);
+        let (params, mut out) = (Params::new(Some(Raw::new(params).unwrap())), Vec::new());
+        let routed = router.route(&caller, "\"1\"", method, params, UnixMs(0), &mut out);
         let answer = if out.is_empty() { Value::Null } else { serde_json::from_slice(&out).unwrap() };
         (routed, answer, caller)
     }

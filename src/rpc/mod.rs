@@ -7,4 +7,5 @@ pub mod catalog;
 pub mod dispatch;
 pub mod envelope;
 pub mod error;
+pub mod json;
 pub mod scope;

@@ -1,11 +1,11 @@
-//! (being written)
-/// (being written)
-pub mod close {
-    /// A close code.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct CloseCode(pub u16);
-    impl CloseCode {
-        /// 1008.
-        pub const POLICY: Self = Self(1008);
-    }
-}
+//! RFC 6455 without IO: frames in, messages out, and back.
+//!
+//! Owns the wire format of WebSocket: [`codec`] turns received bytes into checked messages and writes frames,
+//! [`message`] and [`close`] are the words for them. It does not know sockets, the upgrade, or what a
+//! message says; extensions are not negotiated, so their bits are an error.
+//!
+//! Start with [`codec::Decoder::next`].
+
+pub mod close;
+pub mod codec;
+pub mod message;
