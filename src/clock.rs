@@ -4,7 +4,8 @@
 //! [`std::time::Instant`] (what deadlines need) as arguments. This is the one place that reads the
 //! system clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch: the wire's unit for every timestamp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -27,4 +28,10 @@ impl UnixMs {
     pub fn plus(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
+}
+
+/// Seconds on a clock that never jumps, since about the start of the process; never zero. For signs of life.
+pub fn monotonic_s() -> u32 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u32::try_from(START.elapsed().as_secs()).unwrap_or(u32::MAX).saturating_add(1)
 }

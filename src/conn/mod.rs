@@ -97,6 +97,6 @@ pub trait Service: Send + Sync + 'static {
         out: &mut Vec<u8>,
     ) -> Routed;
 
-    /// Called once when a socket has ended; `connection` is there if it was ever let in.
-    fn ended(&self, socket: &Socket, connection: Option<&Arc<Connection>>, end: &End);
+    /// Called once when a connection has ended: with its `socket` if it was never let in, else with its `connection`.
+    fn ended(&self, socket: Option<&Socket>, connection: Option<&Arc<Connection>>, end: &End);
 }

@@ -155,6 +155,21 @@ struct State {
     dropped: u64,
     closing: Option<Closing>,
     waker: Option<Waker>,
+    /// The driver cannot write now: pushes need not wake it, a close does.
+    blocked: bool,
+}
+
+impl State {
+    fn wake(&mut self, waker: &Waker, blocked: bool) {
+        self.blocked = blocked;
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    fn waker_for_push(&mut self) -> Option<Waker> {
+        if self.blocked { None } else { self.waker.take() }
+    }
 }
 
 /// The queue of one connection.
@@ -212,7 +227,7 @@ impl Outbox {
             if fits && self.budget.take(bytes) {
                 state.queued_bytes += bytes;
                 state.queue.push_back(item);
-                (Pushed::Queued, state.waker.take())
+                (Pushed::Queued, state.waker_for_push())
             } else if delivery == Delivery::Droppable {
                 state.dropped += 1;
                 (Pushed::Dropped, None)
@@ -269,10 +284,16 @@ impl Outbox {
         if state.queue.capacity() > 64 {
             state.queue = VecDeque::new();
         }
-        if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            state.waker = Some(waker.clone());
-        }
+        state.wake(waker, false);
         state.closing.clone()
+    }
+
+    /// Registers `waker` for a close alone: the driver has something half written and can take no more. Returns
+    /// the closing reason when what waits is not to be written any more.
+    pub fn watch_close(&self, waker: &Waker) -> Option<Closing> {
+        let mut state = self.state();
+        state.wake(waker, true);
+        state.closing.clone().filter(|closing| !closing.flush)
     }
 
     /// Bytes that wait.
