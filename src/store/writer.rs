@@ -82,22 +82,23 @@ fn execute(db: &mut Connection, batch: Vec<Job>, ran: &mut Vec<Ran>) -> Result<(
     let mut tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for job in batch {
         let savepoint = tx.savepoint()?;
-        match catch_unwind(AssertUnwindSafe(|| job(&savepoint))) {
+        let kept = match catch_unwind(AssertUnwindSafe(|| job(&savepoint))) {
             Ok(done) => {
-                let kept = if done.keep { savepoint.commit() } else { Ok(drop(savepoint)) };
+                let keep = done.keep;
                 ran.push(done);
-                kept?;
+                if keep { savepoint.commit() } else { savepoint.finish() }
             }
             Err(_) => {
-                drop(savepoint);
                 tracing::error!("an operation on the store panicked; this is a defect, please report it");
+                savepoint.finish()
             }
-        }
+        };
         // Some failures (a full disk) make SQLite undo the whole transaction under our feet; going on would
         // start another one without the operations that ran before.
         if tx.is_autocommit() {
             return Err(StoreError::Undone);
         }
+        kept?;
     }
     tx.commit().map_err(StoreError::from)
 }
