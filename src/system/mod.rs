@@ -1,1 +1,99 @@
-//! (being written)
+//! The gateway as seen through its own wire: health, status, presence, its identity, its log.
+//!
+//! What other domains add to these (channels, sessions, agents) is answered truthfully as absent until they
+//! exist. Start at [`System`]; the shapes are in [`report`].
+
+pub mod identity;
+pub mod journal;
+pub mod methods;
+pub mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::clock::UnixMs;
+use crate::hub::Hub;
+use crate::hub::presence::Row;
+use identity::Identity;
+
+/// What the gateway knows of its own start, for its reports.
+#[derive(Debug)]
+pub struct Facts {
+    /// Name of this run; new at every start.
+    pub boot_id: String,
+    /// Name of the machine.
+    pub host: String,
+    /// Operating system and its release.
+    pub platform: String,
+    /// Where the configuration lies.
+    pub config_path: PathBuf,
+    /// Where the state lies.
+    pub state_dir: PathBuf,
+    /// Folder of the log files.
+    pub log_dir: PathBuf,
+    /// What `config.get` answers: the configuration without its secrets, as JSON.
+    pub config: Bytes,
+    /// The gateway's own key.
+    pub identity: Identity,
+}
+
+/// Handle of the domain. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct System(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    facts: Facts,
+    hub: Hub,
+    started: Instant,
+    heartbeats: AtomicBool,
+}
+
+impl System {
+    /// The domain of a gateway that has just started.
+    pub fn new(facts: Facts, hub: Hub) -> Self {
+        hub.presence().set_self(own_row(&facts));
+        Self(Arc::new(Inner { facts, hub, started: Instant::now(), heartbeats: AtomicBool::new(true) }))
+    }
+
+    /// What it was started with.
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
+    }
+
+    /// Milliseconds since the start.
+    pub fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.0.hub
+    }
+
+    fn heartbeats(&self) -> bool {
+        self.0.heartbeats.load(Ordering::Relaxed)
+    }
+
+    fn set_heartbeats(&self, enabled: bool) {
+        self.0.heartbeats.store(enabled, Ordering::Relaxed);
+    }
+}
+
+fn own_row(facts: &Facts) -> Row {
+    let version = env!("CARGO_PKG_VERSION");
+    Row {
+        host: Some(facts.host.clone().into()),
+        version: Some(version.into()),
+        platform: Some(facts.platform.clone().into()),
+        mode: Some("gateway".into()),
+        reason: Some("self".into()),
+        instance_id: Some(facts.boot_id.clone().into()),
+        text: Some(format!("Gateway: {} · clawgate {version} · mode gateway · reason self", facts.host)),
+        ts: UnixMs::now(),
+        ..Row::default()
+    }
+}

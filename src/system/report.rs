@@ -1,0 +1,107 @@
+//! The shapes of `health`, `status` and `channels.status`.
+//!
+//! They carry what this gateway knows under the names the wire has for it; what it does not have (plugins,
+//! channels, agents' sessions) is there and empty, because clients read those fields without asking.
+
+use serde_json::{Value, json};
+
+use super::System;
+use crate::clock::UnixMs;
+use crate::task;
+
+/// The agent that every installation has.
+pub const MAIN_AGENT: &str = "main";
+
+impl System {
+    /// `health`, also part of `hello-ok`.
+    pub fn health(&self, now: UnixMs) -> Value {
+        let sessions = json!({"path": self.facts().state_dir.display().to_string(), "count": 0, "recent": []});
+        json!({
+            "ok": true,
+            "ts": now,
+            "durationMs": 0,
+            "plugins": {"loaded": [], "errors": []},
+            "channels": {},
+            "channelOrder": [],
+            "channelLabels": {},
+            "heartbeatSeconds": 0,
+            "defaultAgentId": MAIN_AGENT,
+            "agents": [{
+                "agentId": MAIN_AGENT,
+                "isDefault": true,
+                "heartbeat": {
+                    "enabled": false, "every": "0m", "everyMs": null, "prompt": "", "target": "none", "ackMaxChars": 0,
+                },
+                "sessions": sessions,
+            }],
+            "sessions": sessions,
+        })
+    }
+
+    /// `status`.
+    pub fn status(&self) -> Value {
+        let hub = self.hub();
+        json!({
+            "runtimeVersion": env!("CARGO_PKG_VERSION"),
+            "heartbeat": {
+                "defaultAgentId": MAIN_AGENT,
+                "agents": [{"agentId": MAIN_AGENT, "enabled": false, "every": "0m", "everyMs": null}],
+            },
+            "channelSummary": [],
+            "queuedSystemEvents": [],
+            "tasks": {
+                "total": 0, "active": 0, "terminal": 0, "failures": 0,
+                "byStatus": {
+                    "queued": 0, "running": 0, "succeeded": 0, "failed": 0, "timed_out": 0, "cancelled": 0, "lost": 0,
+                },
+                "byRuntime": {"subagent": 0, "acp": 0, "cli": 0, "cron": 0},
+            },
+            "taskAudit": {
+                "total": 0, "warnings": 0, "errors": 0,
+                "byCode": {
+                    "stale_queued": 0, "stale_running": 0, "lost": 0, "delivery_failed": 0, "missing_cleanup": 0,
+                    "inconsistent_timestamps": 0,
+                },
+            },
+            "sessions": {
+                "paths": [], "count": 0, "defaults": {"model": null, "contextTokens": null}, "recent": [],
+                "byAgent": [{"agentId": MAIN_AGENT, "path": "", "count": 0, "recent": []}],
+            },
+            "pid": std::process::id(),
+            "processMemory": {"rssBytes": resident_bytes()},
+            "gateway": {
+                "name": "clawgate",
+                "uptimeMs": self.uptime_ms(),
+                "connections": hub.len(),
+                "queuedBytes": hub.queued_bytes(),
+                "tasks": task::running(),
+                "taskPanics": task::panics(),
+            },
+        })
+    }
+
+    /// `channels.status`: this gateway has no channels yet, and says so.
+    pub fn channels(&self, now: UnixMs) -> Value {
+        json!({
+            "ts": now,
+            "channelOrder": [],
+            "channelLabels": {},
+            "channelDetailLabels": {},
+            "channelSystemImages": {},
+            "channelMeta": [],
+            "channels": {},
+            "channelAccounts": {},
+            "channelDefaultAccountId": {},
+            "statusIssues": [],
+        })
+    }
+}
+
+/// Resident memory of the process, in bytes; zero where the system does not say.
+pub fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
