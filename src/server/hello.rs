@@ -1,0 +1,101 @@
+//! The payload of `hello-ok`: what a client learns when it is let in.
+//!
+//! Shape: the wire's `HelloOk`. What is the same for every client of a role is encoded once at start.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use crate::clock::UnixMs;
+use crate::hub::{Connection, Hub};
+use crate::limits;
+use crate::rpc::catalog::{Audience, EVENTS, Event};
+use crate::rpc::dispatch::Router;
+use crate::rpc::scope::{Role, Scope};
+use crate::system::System;
+use crate::system::report::MAIN_AGENT;
+
+/// A device token that goes with the greeting, once.
+#[derive(Debug)]
+pub struct IssuedToken {
+    /// The token itself; the gateway keeps only its hash.
+    pub token: String,
+    /// When it was made.
+    pub issued_at: UnixMs,
+}
+
+/// Writes greetings.
+#[derive(Debug)]
+pub struct Hello {
+    operator_features: String,
+    node_features: String,
+    auth_mode: &'static str,
+}
+
+impl Hello {
+    /// Prepares what does not change while the gateway runs.
+    pub fn new(router: &Router, auth_mode: &'static str) -> Self {
+        Self { operator_features: features(router, Role::Operator), node_features: features(router, Role::Node), auth_mode }
+    }
+
+    /// The payload for `connection`, which speaks `protocol`.
+    pub fn payload(
+        &self,
+        connection: &Connection,
+        protocol: u32,
+        token: Option<&IssuedToken>,
+        system: &System,
+        hub: &Hub,
+        now: UnixMs,
+    ) -> Vec<u8> {
+        let grant = &connection.grant;
+        let features = match grant.role() {
+            Role::Operator => &self.operator_features,
+            Role::Node => &self.node_features,
+        };
+        let mut auth = json!({"role": grant.role(), "scopes": grant.scopes(), "method": grant.method().as_str()});
+        if let Some(issued) = token {
+            auth["deviceToken"] = json!(issued.token);
+            auth["issuedAtMs"] = json!(issued.issued_at);
+        }
+        let may_read = grant.scopes().covers(Scope::Read);
+        let presence = if may_read { hub.presence().json() } else { bytes::Bytes::from_static(b"[]") };
+        let snapshot_rest = json!({
+            "health": system.health(now),
+            "stateVersion": hub.state_version(),
+            "uptimeMs": system.uptime_ms(),
+            "sessionDefaults": {
+                "defaultAgentId": MAIN_AGENT, "mainKey": "main", "mainSessionKey": "agent:main:main", "scope": "per-sender",
+            },
+            "authMode": self.auth_mode,
+        })
+        .to_string();
+        let server = json!({
+            "version": env!("CARGO_PKG_VERSION"), "connId": connection.id.to_string(), "bootId": system.facts().boot_id,
+        });
+        let policy = json!({
+            "maxPayload": limits::MAX_PAYLOAD_BYTES,
+            "maxBufferedBytes": hub.outbox_bytes(),
+            "tickIntervalMs": limits::TICK_INTERVAL.as_millis(),
+        });
+        let mut text = String::with_capacity(features.len() + presence.len() + snapshot_rest.len() + 512);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            r#"{{"type":"hello-ok","protocol":{protocol},"server":{server},"features":{features},"snapshot":{{"presence":"#
+        );
+        text.push_str(&String::from_utf8_lossy(&presence));
+        let _ = write!(text, r#",{},"auth":{auth},"policy":{policy}}}"#, &snapshot_rest[1..]);
+        text.into_bytes()
+    }
+}
+
+/// The methods a role may call and the events it may see, as JSON.
+fn features(router: &Router, role: Role) -> String {
+    let seen = |event: &&&Event| match event.audience {
+        Audience::Everyone | Audience::ReadersAndNodes | Audience::Targeted => true,
+        Audience::Operators | Audience::Holders(_) => role == Role::Operator,
+    };
+    let events: Vec<_> = EVENTS.iter().filter(seen).map(|event| event.name).collect();
+    json!({"methods": router.names(role), "events": events, "capabilities": []}).to_string()
+}
