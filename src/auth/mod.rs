@@ -1,27 +1,48 @@
-//! (being written)
-use crate::rpc::scope::{Role, ScopeSet};
-/// What a connection may do.
-#[derive(Debug)]
-pub struct Grant {
-    role: Role,
-    scopes: ScopeSet,
-    device_id: Option<Box<str>>,
-}
-impl Grant {
-    /// Its role.
-    pub const fn role(&self) -> Role {
-        self.role
-    }
-    /// Its scopes.
-    pub const fn scopes(&self) -> ScopeSet {
-        self.scopes
-    }
-    /// Its device.
-    pub fn device_id(&self) -> Option<&str> {
-        self.device_id.as_deref()
-    }
-    /// For tests.
-    pub fn for_test(role: Role, scopes: ScopeSet, device_id: Option<&str>) -> Self {
-        Self { role, scopes, device_id: device_id.map(Into::into) }
-    }
-}
+//! May they? Every decision about access, as pure functions: facts and `now` in, a verdict out.
+//!
+//! This folder owns who gets in and with which rights. It knows no socket, no HTTP library, no file, no
+//! clock and no random source; the `http`, `conn` and `devices` folders bring it facts and carry out what it
+//! decides.
+//!
+//! The way of a connect through it:
+//!
+//! 1. [`Verdict::of`]: where does the request come from? One verdict, used by everything after it.
+//! 2. [`needs_whois`]: must the Tailscale daemon be asked first?
+//! 3. [`authorize`]: [`Evidence`] + [`Policy`] + [`RateLimits`] + `now` → [`Decision`]. Start reading there.
+//!
+//! One file is one proof or one rule: [`shared_secret`], [`trusted_proxy`], [`tailscale`], [`device`],
+//! [`origin`], [`missing_device`], [`pairing`], [`scope_cap`], [`rate_limit`]. [`denied`] is the table of
+//! reasons. Only this folder makes a [`Grant`].
+
+pub mod address;
+mod authenticate;
+mod authorize;
+pub mod client;
+pub mod denied;
+pub mod device;
+mod evidence;
+mod grant;
+pub mod headers;
+pub mod host;
+pub mod ingress;
+pub mod missing_device;
+pub mod origin;
+pub mod pairing;
+pub mod pins;
+mod policy;
+pub mod rate_limit;
+pub mod scope_cap;
+pub mod shared_secret;
+pub mod tailscale;
+pub mod trusted_proxy;
+
+pub use authenticate::{Authentication, Identity, authenticate, needs_whois};
+pub use authorize::{Decision, authorize};
+pub use denied::{Denied, Refusal};
+pub use device::{DeviceId, DeviceKey};
+pub use evidence::{ApprovedRole, BootstrapCode, Credentials, DeviceToken, Evidence, PairedDevice, Request, Surface};
+pub use grant::{Grant, Method};
+pub use headers::HeaderView;
+pub use ingress::Verdict;
+pub use policy::{AuthMode, Policy};
+pub use rate_limit::RateLimits;

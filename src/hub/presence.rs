@@ -190,8 +190,8 @@ fn push_bounded(entries: &mut Vec<Entry>, entry: Entry) {
 
 /// One row a device; without one, a run of a program; without that, a connection.
 fn key_of(connection: &Connection) -> Box<str> {
-    match (connection.grant.device_id(), &connection.client.instance_id) {
-        (Some(device), _) => device.into(),
+    match (connection.grant.device(), &connection.client.instance_id) {
+        (Some(device), _) => device.to_string().into(),
         (None, Some(instance)) => instance.clone(),
         (None, None) => connection.id.to_string().into(),
     }
@@ -199,7 +199,7 @@ fn key_of(connection: &Connection) -> Box<str> {
 
 fn row_of(connection: &Connection, now: UnixMs) -> Row {
     let client = &connection.client;
-    let device_id = connection.grant.device_id().map(Box::from);
+    let device_id: Option<Box<str>> = connection.grant.device().map(|id| id.to_string().into());
     let host: Box<str> = client.display_name.clone().unwrap_or_else(|| client.id.clone());
     Row {
         text: Some(format!("Node: {host} · mode {}", client.mode)),

@@ -145,6 +145,12 @@ impl ScopeSet {
         self.iter().filter(|scope| cap.covers(*scope)).collect()
     }
 
+    /// What two sets have in common: those of either that the other covers.
+    #[must_use]
+    pub fn meet(self, other: Self) -> Self {
+        self.narrowed_to(other).union(other.narrowed_to(self))
+    }
+
     /// Whether nothing is in it.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -177,6 +183,26 @@ impl Serialize for ScopeSet {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter().map(Scope::as_str))
     }
+}
+
+/// Whether a role that holds the scopes named `allowed` covers all that are named in `requested`. Blank
+/// names don't count; a name outside the closed list is covered only by itself, and by `operator.admin` if it
+/// is an operator's.
+pub fn role_covers<'a>(
+    role: Role,
+    requested: impl IntoIterator<Item = &'a str>,
+    allowed: impl IntoIterator<Item = &'a str> + Clone,
+) -> bool {
+    let held = ScopeSet::parse(allowed.clone());
+    let named = |name: &str| allowed.clone().into_iter().any(|other| other.trim() == name);
+    let covered = |name: &str| match role {
+        Role::Operator => match Scope::parse(name) {
+            Some(scope) => held.covers(scope),
+            None => name.starts_with("operator.") && (held.contains(Scope::Admin) || named(name)),
+        },
+        Role::Node => name.starts_with("node.") && named(name),
+    };
+    requested.into_iter().map(str::trim).filter(|name| !name.is_empty()).all(covered)
 }
 
 #[cfg(test)]
