@@ -407,8 +407,10 @@ impl Pairing<'_> {
         let has_browser_origin = self.evidence.request.headers.has("origin");
         let signed = |claim: &str| if self.device.binds_metadata { claim.trim().into() } else { Box::default() };
         let by_code = grant.method == Method::BootstrapToken && reason == PairingReason::NotPaired;
-        // Another role on a known device is never approved silently, nor are more scopes.
-        let local = reason != PairingReason::ScopeUpgrade
+        // More scopes come without asking only to who holds the shared secret on this host and is no page: the same
+        // secret gives them without a device too, so asking would protect nothing. Another role never does.
+        let holds_secret = matches!(grant.method, Method::Token | Method::Password | Method::None);
+        let local = (reason != PairingReason::ScopeUpgrade || (holds_secret && !has_browser_origin))
             && (self.evidence.paired.is_none() || self.asks.role == Role::Operator)
             && is_silent(self.locality, reason, client, has_browser_origin);
         let automatic = matches!(reason, PairingReason::NotPaired | PairingReason::ScopeUpgrade)
@@ -834,11 +836,13 @@ mod tests {
     }
 
     #[test]
-    fn more_than_approved_is_asked_for_even_locally() {
-        let scene = Scene { device: Some(1), paired: Some(paired(1, &[], None)), ..scene() };
-        let needed = scene.pairing();
-        assert!(!needed.silent && needed.reason == PairingReason::ScopeUpgrade);
+    fn more_than_approved_comes_without_asking_only_to_who_holds_the_secret_here() {
+        let here = Scene { device: Some(1), paired: Some(paired(1, &[], None)), ..scene() };
+        let needed = here.pairing();
+        assert!(needed.silent && needed.reason == PairingReason::ScopeUpgrade);
         assert_eq!(needed.approved, Some((vec![Role::Operator], ScopeSet::EMPTY)));
+        let elsewhere = Scene { device: Some(1), paired: Some(paired(1, &[], None)), ..remote() };
+        assert!(!elsewhere.pairing().silent);
     }
 
     #[test]
