@@ -741,3 +741,209 @@ fn origin(text: &str) -> Result<String, String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{AuthMode, Bind, Mode, TailscaleMode};
+    use super::*;
+
+    fn environment() -> Environment {
+        Environment::new([("PROXY", "10.1.2.3"), ("HOME", "/home/u"), ("TOKEN", "from-env")])
+    }
+
+    fn config(text: &str) -> Config {
+        let decoded = decode(&Document::parse(text).unwrap(), &environment());
+        decoded.unwrap_or_else(|problems| panic!("{text}: {problems:?}")).config
+    }
+
+    fn problems(text: &str) -> Vec<String> {
+        match decode(&Document::parse(text).unwrap(), &environment()) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(format!("{:?}", config("{}")), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn reads_every_key() {
+        let config = config(
+            r#"{
+            gateway: {
+                mode: "local", port: 0x4965, bind: "custom", customBindHost: "192.168.1.5, ::1",
+                auth: {
+                    mode: "trusted-proxy", token: "", password: "pw", allowTailscale: false,
+                    identityScopes: { "a@b.c": ["operator.read", "operator.sessions.read"] },
+                    trustedProxy: {
+                        userHeader: "X-User", requiredHeaders: ["x-a"], allowUsers: ["u"], allowLoopback: true,
+                        deviceAutoApprove: { enabled: true, scopes: ["operator.write"] },
+                    },
+                    rateLimit: { maxAttempts: 3, windowMs: 1e3, lockoutMs: 2000, exemptLoopback: false },
+                },
+                trustedProxies: ["${PROXY}", "10.0.0.9/8", "::ffff:10.0.0.0/104", "fd00::/8"],
+                allowRealIpFallback: true,
+                controlUi: {
+                    enabled: false, root: "~/ui", basePath: "openclaw/", allowedOrigins: ["https://a.example/", "*"],
+                    allowInsecureAuth: true, dangerouslyAllowHostHeaderOriginFallback: true,
+                },
+                tailscale: { mode: "serve" },
+                remote: {
+                    url: "wss://x", transport: "direct", token: "${TOKEN}", sshTarget: "u@h", remotePort: 1,
+                    sshIdentity: "~/.ssh/id", sshHostKeyPolicy: "openssh",
+                    tlsFingerprint: "0000000000000000000000000000000000000000000000000000000000000000",
+                },
+                tls: { enabled: true, autoGenerate: false, certPath: "/c", keyPath: "/k", caPath: "/a" },
+                nodes: {
+                    commands: { allow: ["a"], deny: ["b"] }, allowCommands: ["c"], denyCommands: ["d"],
+                    pluginTools: { enabled: false }, allowSkills: false,
+                    pairing: { autoApproveLocal: false, autoApproveCidrs: ["192.168.0.0/16"] },
+                },
+                handshakeTimeoutMs: 3000,
+                http: { securityHeaders: { strictTransportSecurity: "max-age=1" } },
+            },
+            logging: { level: "debug", consoleLevel: "silent", consoleStyle: "json", file: "~/log" },
+            plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576 } } } } },
+        }"#,
+        );
+        let gateway = &config.gateway;
+        assert_eq!((gateway.mode, gateway.port, gateway.bind), (Some(Mode::Local), Some(0x4965), Bind::Custom));
+        assert_eq!(format!("{:?}", gateway.custom_bind_host), "[192.168.1.5, ::1]");
+        assert_eq!(gateway.auth.mode, Some(AuthMode::TrustedProxy));
+        assert!(gateway.auth.token.is_none());
+        assert!(matches!(&gateway.auth.password, Some(SecretInput::Literal(secret)) if secret.expose() == "pw"));
+        assert_eq!(gateway.auth.allow_tailscale, Some(false));
+        assert_eq!(gateway.auth.identity_scopes["a@b.c"], [Scope::Read]);
+        let proxy = gateway.auth.trusted_proxy.as_ref().unwrap();
+        assert_eq!(proxy.user_header.as_deref(), Some("X-User"));
+        assert_eq!((proxy.required_headers.len(), proxy.allow_users.len(), proxy.allow_loopback), (1, 1, true));
+        assert_eq!(proxy.device_auto_approve.as_deref(), Some(&[Scope::Write][..]));
+        assert_eq!(gateway.auth.rate_limit.window, Duration::from_secs(1));
+        let trusted: Vec<_> = gateway.trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(trusted, ["10.1.2.3/32", "10.0.0.0/8", "10.0.0.0/8", "fd00::/8"]);
+        assert_eq!(gateway.control_ui.base_path, "/openclaw");
+        assert_eq!(gateway.control_ui.root.as_deref(), Some("/home/u/ui".as_ref()));
+        assert_eq!(gateway.control_ui.allowed_origins, ["https://a.example", "*"]);
+        assert_eq!(gateway.tailscale, TailscaleMode::Serve);
+        assert!(matches!(&gateway.remote.token, Some(SecretInput::Ref(reference)) if reference.id == "TOKEN"));
+        assert_eq!((gateway.remote.transport, gateway.remote.tls_fingerprints.len()), (Transport::Direct, 1));
+        assert_eq!(gateway.nodes.allow_commands, ["a", "c"]);
+        assert_eq!(gateway.nodes.deny_commands, ["b", "d"]);
+        assert_eq!(gateway.handshake_timeout, Duration::from_secs(3));
+        assert_eq!(gateway.strict_transport_security.as_deref(), Some("max-age=1"));
+        assert_eq!(config.logging.console_style, ConsoleStyle::Json);
+        assert_eq!(config.limits, Limits { outbox_bytes: 65_536, total_outbox_bytes: 1 << 20 });
+    }
+
+    #[test]
+    fn keys_of_others_are_never_an_error() {
+        config(
+            "{gateway: {frob: [], auth: {x: 1}, nodes: {browser: 5}}, agents: 'anything', ui: null, plugins: {entries: {other: 1}}}",
+        );
+    }
+
+    #[test]
+    fn tells_every_wrong_value_with_its_place() {
+        let text = "{\n  gateway: {\n    port: 70000,\n    bind: \"0.0.0.0\",\n    auth: { mode: 'Token', token: 12345 },\n  },\n}";
+        assert_eq!(
+            problems(text),
+            [
+                "3:11: gateway.port must be a whole number from 1 to 65535, but is 70000",
+                "4:11: gateway.bind must be one of \"loopback\", \"lan\", \"tailnet\", \"custom\", \"auto\", but is \"0.0.0.0\"; to listen on every interface use \"lan\"",
+                "5:19: gateway.auth.mode must be one of \"none\", \"token\", \"password\", \"trusted-proxy\", but is \"Token\"",
+                "5:35: gateway.auth.token must be a string or {source, provider, id}, but is a number; put quotes around it if it is the secret",
+            ]
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_almost_right() {
+        for text in [
+            "{gateway: []}",
+            "{gateway: {port: '18789'}}",
+            "{gateway: {port: null}}",
+            "{gateway: {port: 1.5}}",
+            "{gateway: {port: Infinity}}",
+            "{gateway: {mode: 'server'}}",
+            "{gateway: {customBindHost: 'localhost'}}",
+            "{gateway: {customBindHost: '010.0.0.1'}}",
+            "{gateway: {customBindHost: '${NOT_SET}'}}",
+            "{gateway: {trustedProxies: '10.0.0.1'}}",
+            "{gateway: {trustedProxies: ['10.0.0.0/33']}}",
+            "{gateway: {trustedProxies: ['proxy']}}",
+            "{gateway: {trustedProxies: [1]}}",
+            "{gateway: {auth: {trustedProxy: {userHeader: 'a b'}}}}",
+            "{gateway: {auth: {rateLimit: {maxAttempts: 0}}}}",
+            "{gateway: {controlUi: {basePath: '/a?b'}}}",
+            "{gateway: {controlUi: {basePath: '/a/../b'}}}",
+            "{gateway: {controlUi: {allowedOrigins: ['https://a.example/path']}}}",
+            "{gateway: {controlUi: {allowedOrigins: ['https://u@a.example']}}}",
+            "{gateway: {controlUi: {allowedOrigins: ['a.example']}}}",
+            "{gateway: {remote: {tlsFingerprint: 'abcd'}}}",
+            "{gateway: {http: {securityHeaders: {strictTransportSecurity: 'a\\nb'}}}}",
+            "{gateway: {auth: {token: {source: 'env', id: 'X'}}}}",
+            "{gateway: {auth: {token: {source: 'env', provider: 'default', id: 'lower'}}}}",
+            "{gateway: {auth: {token: {source: 'env', provider: 'Default', id: 'X'}}}}",
+            "{gateway: {auth: {token: {source: 'vault', provider: 'default', id: 'X'}}}}",
+            "{gateway: {auth: {token: '__OPENCLAW_REDACTED__'}}}",
+            "{gateway: {$include: './gateway.json5'}}",
+            "{$include: './all.json5'}",
+            "{secrets: {providers: {f: {source: 'file'}}}}",
+            "{secrets: {providers: {x: {source: 'exec', command: 'relative'}}}}",
+            "{plugins: {entries: {clawgate: {config: {limits: {outboxBytes: 1}}}}}}",
+            "{plugins: {entries: {clawgate: {config: {limits: {totalOutboxBytes: 1048576}}}}}}",
+        ] {
+            assert_eq!(problems(text).len(), 1, "{text}: {:?}", problems(text));
+        }
+    }
+
+    #[test]
+    fn problems_show_no_secret() {
+        for text in [
+            "{gateway: {auth: {token: 987654321}}}",
+            "{gateway: {auth: {token: ['987654321']}}}",
+            "{gateway: {auth: {token: {source: 'env', provider: 'default', id: '987654321'}}}}",
+            "{gateway: {remote: {password: {value: '987654321'}}}}",
+        ] {
+            let problems = problems(text).join("\n");
+            assert!(!problems.is_empty() && !problems.contains("987654321"), "{problems}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_literals_references_or_incomplete() {
+        let token = |text: &str| config(&format!("{{gateway: {{auth: {{token: {text}}}}}}}")).gateway.auth.token;
+        let literal = |text: &str| match token(text) {
+            Some(SecretInput::Literal(secret)) => secret.expose().to_owned(),
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(literal("' plain '"), "plain");
+        assert_eq!(literal("'a${TOKEN}z'"), "afrom-envz");
+        assert_eq!(literal("'$${TOKEN}'"), "${TOKEN}");
+        assert_eq!(literal("'$lower'"), "$lower");
+        assert!(token("'  '").is_none());
+        assert!(matches!(token("'a${NOT_SET}z'"), Some(SecretInput::Incomplete { variable }) if variable == "NOT_SET"));
+        for text in ["'${NOT_SET}'", "'$NOT_SET'", "{source: 'env', provider: 'default', id: 'NOT_SET'}"] {
+            assert!(matches!(token(text), Some(SecretInput::Ref(reference)) if reference.id == "NOT_SET"), "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_inline_variables() {
+        let document = Document::parse("{env: {vars: {A: '1', B: 2}, shellEnv: {}}}").unwrap();
+        assert_eq!(inline_variables(&document), [("A".to_owned(), "1".to_owned())]);
+        assert!(inline_variables(&Document::parse("{env: 1}").unwrap()).is_empty());
+    }
+
+    #[test]
+    fn hints_at_what_a_bind_was_meant_to_be() {
+        for (found, word) in
+            [("0.0.0.0", "lan"), ("localhost", "loopback"), ("tailscale", "tailnet"), ("192.168.1.2", "custom")]
+        {
+            assert!(bind_hint(found).unwrap().contains(word), "{found}");
+        }
+        assert_eq!(bind_hint("LAN"), None);
+    }
+}

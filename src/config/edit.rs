@@ -214,3 +214,90 @@ impl From<&Value> for CstInputValue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::raw::parse_value;
+    use super::*;
+
+    fn set(text: &str, path: &str, value: &str) -> String {
+        let value = parse_value(value).unwrap().value;
+        Document::parse(text).unwrap().set(&path.parse().unwrap(), &value).unwrap().text().to_owned()
+    }
+
+    fn unset(text: &str, path: &str) -> Option<String> {
+        let edited = Document::parse(text).unwrap().unset(&path.parse().unwrap()).unwrap();
+        edited.map(|document| document.text().to_owned())
+    }
+
+    const TEXT: &str = "\
+// my gateway
+{
+  // who gets in
+  gateway: {
+    port: 18789, // the usual one
+    bind: 'loopback',
+    remote: { url: \"ws://127.0.0.1:1\" },
+  },
+  agents: { list: [ 1, 2 ] }, /* kept */
+}
+";
+
+    #[test]
+    fn a_changed_value_changes_nothing_else() {
+        let edited = set(TEXT, "gateway.port", "19001");
+        assert_eq!(edited, TEXT.replace("18789", "19001"));
+        let edited = set(TEXT, "gateway.bind", "\"lan\"");
+        assert_eq!(edited, TEXT.replace("'loopback'", "\"lan\""));
+        assert_eq!(set(TEXT, "agents.list[1]", "{a: 1}").matches("//").count(), TEXT.matches("//").count());
+    }
+
+    #[test]
+    fn a_new_key_goes_to_the_end_of_its_object_in_the_style_of_the_file() {
+        let edited = set(TEXT, "gateway.auth.token", "\"s3cret\"");
+        assert!(edited.contains("    auth: {\n      token: \"s3cret\""), "{edited}");
+        for kept in ["// my gateway", "// who gets in", "// the usual one", "/* kept */", "'loopback'"] {
+            assert!(edited.contains(kept), "{edited}");
+        }
+        assert!(edited.find("bind").unwrap() < edited.find("auth").unwrap());
+        assert!(set("{\n  \"a\": 1\n}\n", "b.c", "2").contains("\"b\": {"));
+        assert_eq!(set("{a: 1}", "x-y", "2"), "{\n  a: 1,\n  \"x-y\": 2\n}");
+    }
+
+    #[test]
+    fn makes_what_is_missing_on_the_way() {
+        let document = Document::parse(set("{}\n", "a.b[0].c", "1")).unwrap();
+        assert_eq!(document.root().value.to_json(), serde_json::json!({"a": {"b": [{"c": 1}]}}));
+        let document = Document::parse(set("{a: [1]}", "a[1]", "2")).unwrap();
+        assert_eq!(document.root().value.to_json(), serde_json::json!({"a": [1, 2]}));
+    }
+
+    #[test]
+    fn strings_survive_with_everything_in_them() {
+        for value in ["", "a\"b\\c\n\t", "// no comment", "ä😀\u{0}", "${X}"] {
+            let literal = serde_json::to_string(value).unwrap();
+            let document = Document::parse(set("{a: 1}", "a", &literal)).unwrap();
+            assert_eq!(document.root().value.get("a").unwrap().value.as_str(), Some(value));
+        }
+    }
+
+    #[test]
+    fn refuses_to_write_through_a_value() {
+        let document = Document::parse("{a: 'text', list: [1]}").unwrap();
+        let error = document.set(&"a.b.c".parse().unwrap(), &Value::Null).unwrap_err();
+        assert_eq!(error.to_string(), "a.b.c cannot be set: a holds a value that has no such place; remove it first");
+        assert!(document.set(&"list[5]".parse().unwrap(), &Value::Null).is_err());
+        assert!(document.set(&"list.x".parse().unwrap(), &Value::Null).is_err());
+    }
+
+    #[test]
+    fn unset_removes_the_key_and_its_comma() {
+        let edited = unset(TEXT, "gateway.bind").unwrap();
+        assert_eq!(edited, TEXT.replace("    bind: 'loopback',\n", ""));
+        assert_eq!(unset(TEXT, "agents.list[0]").unwrap(), TEXT.replace("[ 1, 2 ]", "[ 2 ]"));
+        assert_eq!(unset(TEXT, "gateway.nope"), None);
+        assert_eq!(unset(TEXT, "gateway.port.x"), None);
+        let emptied = unset("{a: 1}", "a").unwrap();
+        assert_eq!(Document::parse(emptied).unwrap().root().value.to_json(), serde_json::json!({}));
+    }
+}

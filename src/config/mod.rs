@@ -21,6 +21,7 @@ pub mod keyword;
 pub mod model;
 pub mod paths;
 pub mod raw;
+pub mod resolve;
 pub mod secret_ref;
 
 pub use self::decode::{Decoded, Problem};

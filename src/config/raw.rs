@@ -192,7 +192,11 @@ impl Document {
     /// # Errors
     /// [`SyntaxError`] at the first place where it is not JSON5, repeats a key, or is too deep.
     pub fn parse(text: impl Into<String>) -> Result<Self, SyntaxError> {
-        let text = text.into();
+        let mut text = text.into();
+        if text.starts_with('\u{feff}') {
+            // Some editors put a byte order mark there; it says nothing about UTF-8.
+            text.drain(..'\u{feff}'.len_utf8());
+        }
         let root = parse_value(&text)?;
         if root.value.as_object().is_none() {
             let message = format!("the file must hold an object {{ … }}, not {}", root.value.kind());
@@ -313,5 +317,93 @@ pub(super) fn list_index(step: &Step) -> Option<usize> {
     match step {
         Step::Index(index) => Some(*index),
         Step::Key(key) => key.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json(text: &str) -> serde_json::Value {
+        parse_value(text).unwrap().value.to_json()
+    }
+
+    fn error(text: &str) -> (usize, usize, String) {
+        let error = Document::parse(text).unwrap_err();
+        (error.position.line, error.position.column, error.message)
+    }
+
+    #[test]
+    fn reads_all_of_json5() {
+        let text = "// line\n{ /* block */ $schema: 'x', \"quoted\": \"a\\\nb\\x41\", häß_1: [+1, -.5, 5., 0xFf, 1e3,], n: null, t: true, }";
+        let expected = serde_json::json!({
+            "$schema": "x", "quoted": "abA", "häß_1": [1, -0.5, 5, 255, 1000.0], "n": null, "t": true
+        });
+        assert_eq!(json(text), expected);
+        assert_eq!(json("[Infinity, -Infinity, NaN]"), serde_json::json!([null, null, null]));
+    }
+
+    #[test]
+    fn drops_a_byte_order_mark() {
+        assert_eq!(Document::parse("\u{feff}{a: 1}").unwrap().text(), "{a: 1}");
+    }
+
+    #[test]
+    fn says_where_the_text_is_wrong() {
+        assert_eq!(error("{\n  a: 1\n  b: 2\n}"), (2, 7, "expected comma".to_owned()));
+        assert_eq!(
+            error("{\n  ä: 'ö', b b: 2\n}"),
+            (2, 13, "expected colon after the string or word in object property".to_owned())
+        );
+        let (line, column, message) = error("{a: 1,\n  'a': 2}");
+        assert_eq!((line, column), (2, 3));
+        assert!(message.contains("twice"), "{message}");
+        assert_eq!(error("").2, "there is no value");
+        assert!(error("[]").2.contains("a list"));
+        for text in ["{", "{a:}", "{a:1}}", "{a:'x}", "{a:1} b", "{/*", "{a:01x}", "{'a' 1}", "{,}"] {
+            error(text);
+        }
+    }
+
+    #[test]
+    fn bounds_length_and_depth() {
+        let nested = |depth: usize| format!("{{a:{}1{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Document::parse(nested(MAX_DEPTH - 2)).is_ok());
+        assert!(error(&nested(MAX_DEPTH - 1)).2.contains("deep"));
+        assert!(Document::parse(nested(100_000)).is_err());
+        assert!(error(&" ".repeat(MAX_DOCUMENT_BYTES + 1)).2.contains("MiB"));
+    }
+
+    #[test]
+    fn finds_values_by_path() {
+        let document = Document::parse("{a: {b: [10, {c: 'x'}], '0': 'zero', 'k.v': 1}}").unwrap();
+        let get = |path: &str| document.get(&path.parse().unwrap()).map(|node| node.value.to_json().to_string());
+        assert_eq!(get("a.b[0]").as_deref(), Some("10"));
+        assert_eq!(get("a.b.0").as_deref(), Some("10"));
+        assert_eq!(get("a.b[1].c").as_deref(), Some("\"x\""));
+        assert_eq!(get("a[0]").as_deref(), Some("\"zero\""));
+        assert_eq!(get("a[\"k.v\"]").as_deref(), Some("1"));
+        for path in ["b", "a.b.c", "a.b[2]", "a.b[0].x", "a.b.x"] {
+            assert_eq!(get(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn spans_and_comments_are_where_they_say() {
+        let text = "{ a: 'x', /* é */ b: 1 } // end";
+        let document = Document::parse(text).unwrap();
+        let member = &document.root().value.as_object().unwrap()[1];
+        assert_eq!((&text[member.key_span.clone()], &text[member.node.span.clone()]), ("b", "1"));
+        let comments: Vec<_> = document.comments().into_iter().map(|span| &text[span]).collect();
+        assert_eq!(comments, ["/* é */", "// end"]);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "[\\[\\]{}:,'\"a1 /*\n\\\\.+-]{0,60}") {
+            let _ = Document::parse(text);
+        }
     }
 }
