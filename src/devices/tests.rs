@@ -334,17 +334,16 @@ async fn a_new_pin_ends_the_sessions_under_the_old_one() {
 async fn a_flood_from_one_address_is_bounded_and_displaces_itself() {
     let devices = devices();
     let victim = wait(&devices, asks(1, Role::Node, &[]), NOW).await;
-    let flood = (0..2 * pairing::MAX_REQUESTS_PER_SOURCE as u32).map(|n| {
+    let mut flood = tokio::task::JoinSet::new();
+    for n in 0..2 * pairing::MAX_REQUESTS_PER_SOURCE as u32 {
         let mut bytes = [8; 32];
         bytes[..4].copy_from_slice(&n.to_be_bytes());
         let (key, remote_ip) = (DeviceKey::from_bytes(bytes).unwrap(), "192.0.2.1".parse().ok());
         let request = PairingRequest { key, remote_ip, ..asks(2, Role::Node, &[]) };
         let devices = devices.clone();
-        tokio::spawn(async move { devices.request(request, NOW).await.map(drop) })
-    });
-    for request in flood.collect::<Vec<_>>() {
-        request.await.unwrap().unwrap();
+        flood.spawn(async move { devices.request(request, NOW).await.map(drop) });
     }
+    assert!(flood.join_all().await.into_iter().all(|asked| asked.is_ok()));
     let pending = devices.pending(NOW);
     assert_eq!(pending.len(), 1 + pairing::MAX_REQUESTS_PER_SOURCE);
     assert!(pending.iter().any(|request| request.request_id == victim));
