@@ -1,0 +1,368 @@
+//! The tables of devices: what stands where in the store, and nothing of what it means.
+//!
+//! Approvals of other domains for one role of a device (a node's commands) refer to `device_role` with
+//! `ON DELETE CASCADE`, so that they cannot outlive it; that is why rows are updated and never replaced.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use rusqlite::types::{Type, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::record::{Approval, ApprovedVia, Claims, LastSeen, PairedDevice, PendingRequest, Token};
+use crate::auth::device::{DeviceId, DeviceKey};
+use crate::clock::UnixMs;
+use crate::rpc::scope::{Role, Scope, ScopeSet};
+use crate::secret::SecretHash;
+use crate::store::Schema;
+
+/// The schema of this domain.
+pub const SCHEMA: Schema = Schema { domain: "devices", steps: &[V1] };
+
+const V1: &str = "
+CREATE TABLE device (
+    device_id       TEXT PRIMARY KEY,
+    public_key      TEXT NOT NULL,
+    display_name    TEXT,
+    platform        TEXT NOT NULL,
+    device_family   TEXT,
+    client_id       TEXT NOT NULL,
+    client_mode     TEXT NOT NULL,
+    label           TEXT,
+    approved_via    TEXT NOT NULL,
+    created_at_ms   INTEGER NOT NULL,
+    approved_at_ms  INTEGER NOT NULL,
+    last_seen_at_ms INTEGER,
+    remote_ip       TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE device_role (
+    device_id       TEXT NOT NULL REFERENCES device (device_id) ON DELETE CASCADE,
+    role            TEXT NOT NULL,
+    scopes          TEXT NOT NULL,
+    token_scopes    TEXT NOT NULL,
+    token_hash      TEXT,
+    issued_at_ms    INTEGER,
+    retired_hash    TEXT,
+    created_at_ms   INTEGER NOT NULL,
+    rotated_at_ms   INTEGER,
+    revoked_at_ms   INTEGER,
+    last_used_at_ms INTEGER,
+    PRIMARY KEY (device_id, role)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE device_request (
+    request_id      TEXT PRIMARY KEY,
+    device_id       TEXT NOT NULL,
+    public_key      TEXT NOT NULL,
+    role            TEXT NOT NULL,
+    scopes          TEXT NOT NULL,
+    display_name    TEXT,
+    platform        TEXT NOT NULL,
+    device_family   TEXT,
+    client_id       TEXT NOT NULL,
+    client_mode     TEXT NOT NULL,
+    remote_ip       TEXT,
+    is_repair       INTEGER NOT NULL,
+    created_at_ms   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX device_request_device ON device_request (device_id);
+";
+
+const DEVICE: &str = "device_id, public_key, display_name, platform, device_family, client_id, client_mode, label,
+    approved_via, created_at_ms, approved_at_ms, last_seen_at_ms, remote_ip";
+
+const ROLE: &str = "device_id, role, scopes, token_scopes, token_hash, issued_at_ms, retired_hash, created_at_ms,
+    rotated_at_ms, revoked_at_ms, last_used_at_ms";
+
+const REQUEST: &str = "request_id, device_id, public_key, role, scopes, display_name, platform, device_family,
+    client_id, client_mode, remote_ip, is_repair, created_at_ms";
+
+/// Every device and request, for the indexes.
+pub(super) struct Loaded {
+    pub(super) devices: Vec<(PairedDevice, LastSeen)>,
+    pub(super) requests: Vec<PendingRequest>,
+}
+
+/// Reads everything.
+pub(super) fn load(db: &Connection) -> rusqlite::Result<Loaded> {
+    let mut devices = db.prepare(&format!("SELECT {DEVICE} FROM device ORDER BY device_id"))?;
+    let mut loaded = devices.query_map([], device_row)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    // Both tables lie in the order of their keys: one walk over each, side by side.
+    let mut roles = db.prepare(&format!("SELECT {ROLE} FROM device_role ORDER BY device_id, role"))?;
+    let mut rows = roles.query([])?;
+    let mut at = loaded.iter_mut().peekable();
+    while let Some(row) = rows.next()? {
+        let id = device_id(row, 0)?;
+        while at.peek().is_some_and(|(device, _)| device.id < id) {
+            at.next();
+        }
+        if let Some((device, seen)) = at.peek_mut() {
+            add_role(device, seen, row)?;
+        }
+    }
+    for (device, _) in &mut loaded {
+        device.approvals.sort_by_key(|approval| approval.created_at);
+    }
+    let requests = requests(db)?;
+    Ok(Loaded { devices: loaded, requests })
+}
+
+/// Reads one device.
+pub(super) fn device(db: &Connection, id: DeviceId) -> rusqlite::Result<Option<PairedDevice>> {
+    let id = id.to_string();
+    let found = db
+        .prepare_cached(&format!("SELECT {DEVICE} FROM device WHERE device_id = ?1"))?
+        .query_row([&id], device_row)
+        .optional()?;
+    let Some((mut device, mut seen)) = found else { return Ok(None) };
+    let mut roles =
+        db.prepare_cached(&format!("SELECT {ROLE} FROM device_role WHERE device_id = ?1 ORDER BY created_at_ms"))?;
+    let mut rows = roles.query([&id])?;
+    while let Some(row) = rows.next()? {
+        add_role(&mut device, &mut seen, row)?;
+    }
+    Ok(Some(device))
+}
+
+/// Writes a device with all its roles, new or changed. When it was last seen is left as it is.
+pub(super) fn put(db: &Connection, device: &PairedDevice) -> rusqlite::Result<()> {
+    let id = device.id.to_string();
+    let Claims { display_name, platform, device_family, client_id, client_mode } = &device.claims;
+    db.prepare_cached(
+        "INSERT INTO device (device_id, public_key, display_name, platform, device_family, client_id, client_mode,
+             label, approved_via, created_at_ms, approved_at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (device_id) DO UPDATE SET display_name = ?3, platform = ?4, device_family = ?5, client_id = ?6,
+             client_mode = ?7, label = ?8, approved_via = ?9, approved_at_ms = ?11",
+    )?
+    .execute((
+        &id,
+        device.key.to_string(),
+        display_name,
+        platform,
+        device_family,
+        client_id,
+        client_mode,
+        &device.label,
+        device.approved_via.as_str(),
+        ms(device.created_at),
+        ms(device.approved_at),
+    ))?;
+    for approval in &device.approvals {
+        let (hash, issued_at, revoked_at) = match approval.token {
+            Token::Unissued => (None, None, None),
+            Token::Live { hash, issued_at } => (Some(hash.to_hex()), Some(ms(issued_at)), None),
+            Token::Revoked { at } => (None, None, Some(ms(at))),
+        };
+        db.prepare_cached(
+            "INSERT INTO device_role (device_id, role, scopes, token_scopes, token_hash, issued_at_ms, retired_hash,
+                 created_at_ms, rotated_at_ms, revoked_at_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (device_id, role) DO UPDATE SET scopes = ?3, token_scopes = ?4, token_hash = ?5,
+                 issued_at_ms = ?6, retired_hash = ?7, created_at_ms = ?8, rotated_at_ms = ?9, revoked_at_ms = ?10",
+        )?
+        .execute((
+            &id,
+            approval.role.as_str(),
+            names(approval.scopes),
+            names(approval.token_scopes),
+            hash,
+            issued_at,
+            approval.retired.map(|hash| hash.to_hex()),
+            ms(approval.created_at),
+            approval.rotated_at.map(ms),
+            revoked_at,
+        ))?;
+    }
+    Ok(())
+}
+
+/// Deletes a device and, by reference, everything that was approved for it.
+pub(super) fn delete(db: &Connection, id: DeviceId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM device WHERE device_id = ?1")?.execute([id.to_string()]).map(drop)
+}
+
+/// Deletes one role of a device likewise.
+pub(super) fn delete_role(db: &Connection, id: DeviceId, role: Role) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM device_role WHERE device_id = ?1 AND role = ?2")?
+        .execute((id.to_string(), role.as_str()))
+        .map(drop)
+}
+
+/// Notes when a device was last seen. Of a device that is gone nothing is written.
+pub(super) fn put_seen(db: &Connection, id: DeviceId, seen: &LastSeen) -> rusqlite::Result<()> {
+    let id = id.to_string();
+    db.prepare_cached("UPDATE device SET last_seen_at_ms = ?2, remote_ip = ?3 WHERE device_id = ?1")?.execute((
+        &id,
+        seen.at.map(ms),
+        seen.remote_ip.map(|ip| ip.to_string()),
+    ))?;
+    for role in [Role::Operator, Role::Node] {
+        if let Some(at) = seen.token_used_at(role) {
+            db.prepare_cached("UPDATE device_role SET last_used_at_ms = ?3 WHERE device_id = ?1 AND role = ?2")?
+                .execute((&id, role.as_str(), ms(at)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every request, the oldest first.
+pub(super) fn requests(db: &Connection) -> rusqlite::Result<Vec<PendingRequest>> {
+    db.prepare_cached(&format!("SELECT {REQUEST} FROM device_request ORDER BY rowid"))?
+        .query_map([], request_row)?
+        .collect()
+}
+
+/// The ids of every request.
+pub(super) fn request_ids(db: &Connection) -> rusqlite::Result<Vec<Box<str>>> {
+    db.prepare_cached("SELECT request_id FROM device_request")?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The requests of one device.
+pub(super) fn requests_of(db: &Connection, id: DeviceId) -> rusqlite::Result<Vec<PendingRequest>> {
+    db.prepare_cached(&format!("SELECT {REQUEST} FROM device_request WHERE device_id = ?1 ORDER BY rowid"))?
+        .query_map([id.to_string()], request_row)?
+        .collect()
+}
+
+/// One request.
+pub(super) fn request(db: &Connection, request_id: &str) -> rusqlite::Result<Option<PendingRequest>> {
+    db.prepare_cached(&format!("SELECT {REQUEST} FROM device_request WHERE request_id = ?1"))?
+        .query_row([request_id], request_row)
+        .optional()
+}
+
+/// Adds a request.
+pub(super) fn put_request(db: &Connection, request: &PendingRequest) -> rusqlite::Result<()> {
+    let Claims { display_name, platform, device_family, client_id, client_mode } = &request.claims;
+    db.prepare_cached(
+        "INSERT INTO device_request (request_id, device_id, public_key, role, scopes, display_name, platform,
+             device_family, client_id, client_mode, remote_ip, is_repair, created_at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?
+    .execute((
+        &request.request_id,
+        request.id.to_string(),
+        request.key.to_string(),
+        request.role.as_str(),
+        names(request.scopes),
+        display_name,
+        platform,
+        device_family,
+        client_id,
+        client_mode,
+        request.remote_ip.map(|ip| ip.to_string()),
+        request.is_repair,
+        ms(request.created_at),
+    ))
+    .map(drop)
+}
+
+/// Deletes a request.
+pub(super) fn delete_request(db: &Connection, request_id: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM device_request WHERE request_id = ?1")?.execute([request_id]).map(drop)
+}
+
+fn device_row(row: &Row<'_>) -> rusqlite::Result<(PairedDevice, LastSeen)> {
+    let device = PairedDevice {
+        id: device_id(row, 0)?,
+        key: parse(row, 1, DeviceKey::parse)?,
+        claims: claims(row, 2)?,
+        label: row.get(7)?,
+        approved_via: parse(row, 8, ApprovedVia::parse)?,
+        created_at: time(row, 9)?.unwrap_or_default(),
+        approved_at: time(row, 10)?.unwrap_or_default(),
+        approvals: Vec::with_capacity(1),
+    };
+    let seen = LastSeen { at: time(row, 11)?, remote_ip: address(row, 12)?, ..LastSeen::default() };
+    Ok((device, seen))
+}
+
+fn add_role(device: &mut PairedDevice, seen: &mut LastSeen, row: &Row<'_>) -> rusqlite::Result<()> {
+    let role = parse(row, 1, Role::parse)?;
+    let token = match (time(row, 9)?, hash(row, 4)?) {
+        (Some(at), _) => Token::Revoked { at },
+        (None, Some(hash)) => Token::Live { hash, issued_at: time(row, 5)?.unwrap_or_default() },
+        (None, None) => Token::Unissued,
+    };
+    if let Some(at) = time(row, 10)? {
+        seen.token_used(role, at);
+    }
+    device.approvals.push(Approval {
+        role,
+        scopes: scopes(row, 2)?,
+        token_scopes: scopes(row, 3)?,
+        token,
+        retired: hash(row, 6)?,
+        created_at: time(row, 7)?.unwrap_or_default(),
+        rotated_at: time(row, 8)?,
+    });
+    Ok(())
+}
+
+fn request_row(row: &Row<'_>) -> rusqlite::Result<PendingRequest> {
+    Ok(PendingRequest {
+        request_id: row.get(0)?,
+        id: device_id(row, 1)?,
+        key: parse(row, 2, DeviceKey::parse)?,
+        role: parse(row, 3, Role::parse)?,
+        scopes: scopes(row, 4)?,
+        claims: claims(row, 5)?,
+        remote_ip: address(row, 10)?,
+        is_repair: row.get(11)?,
+        created_at: time(row, 12)?.unwrap_or_default(),
+    })
+}
+
+/// Five columns from `at` on.
+fn claims(row: &Row<'_>, at: usize) -> rusqlite::Result<Claims> {
+    Ok(Claims {
+        display_name: row.get(at)?,
+        platform: row.get(at + 1)?,
+        device_family: row.get(at + 2)?,
+        client_id: row.get(at + 3)?,
+        client_mode: row.get(at + 4)?,
+    })
+}
+
+fn device_id(row: &Row<'_>, at: usize) -> rusqlite::Result<DeviceId> {
+    parse(row, at, DeviceId::parse)
+}
+
+fn parse<T>(row: &Row<'_>, at: usize, read: fn(&str) -> Option<T>) -> rusqlite::Result<T> {
+    let text = row.get_ref(at)?.as_str()?;
+    read(text).ok_or_else(|| {
+        let column = row.as_ref().column_name(at).unwrap_or("?").to_owned();
+        rusqlite::Error::InvalidColumnType(at, column, Type::Text)
+    })
+}
+
+fn hash(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<SecretHash>> {
+    match row.get_ref(at)? {
+        ValueRef::Null => Ok(None),
+        _ => parse(row, at, SecretHash::from_hex).map(Some),
+    }
+}
+
+fn address(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<IpAddr>> {
+    Ok(row.get_ref(at)?.as_str_or_null()?.and_then(|text| IpAddr::from_str(text).ok()))
+}
+
+fn scopes(row: &Row<'_>, at: usize) -> rusqlite::Result<ScopeSet> {
+    Ok(ScopeSet::parse(row.get_ref(at)?.as_str()?.split_ascii_whitespace()))
+}
+
+fn time(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<UnixMs>> {
+    Ok(row.get::<_, Option<i64>>(at)?.map(|ms| UnixMs(ms.max(0).unsigned_abs())))
+}
+
+/// SQLite's integers are signed; the year 292 million is far enough.
+fn ms(time: UnixMs) -> i64 {
+    i64::try_from(time.0).unwrap_or(i64::MAX)
+}
+
+fn names(scopes: ScopeSet) -> String {
+    let names: Vec<_> = scopes.iter().map(Scope::as_str).collect();
+    names.join(" ")
+}
