@@ -18,11 +18,14 @@ pub mod environment;
 pub mod fingerprint;
 pub mod key_path;
 pub mod keyword;
+pub mod load;
 pub mod model;
 pub mod paths;
 pub mod raw;
+pub mod redact;
 pub mod resolve;
 pub mod secret_ref;
+pub mod snapshot;
 
 pub use self::decode::{Decoded, Problem};
 pub use self::environment::Environment;
