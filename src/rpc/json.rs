@@ -90,7 +90,8 @@ impl<'a> RawString<'a> {
     #[inline]
     pub fn decode(self) -> Cow<'a, str> {
         let inner = self.inner();
-        if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
+        // What is special inside a valid string is an escape.
+        if string::special(inner.as_bytes(), 0) == inner.len() {
             Cow::Borrowed(inner)
         } else {
             Cow::Owned(string::unescape(inner))

@@ -1,6 +1,4 @@
-//! One forward pass over a JSON text. Start with [`fields`]; [`skip_value`] has the grammar.
-//!
-//! Each scanning function takes the text and the offset where its part begins, and gives the offset behind it.
+//! One forward pass over a JSON text. Start with [`fields`]; [`Scanner::skip_value`] has the grammar.
 
 use std::fmt;
 
@@ -11,27 +9,18 @@ use crate::limits::MAX_JSON_DEPTH;
 /// Nesting is remembered as one bit a level.
 const _: () = assert!(MAX_JSON_DEPTH <= 64);
 
-type Scan<T = usize> = Result<T, JsonError>;
-
-#[cold]
-fn fail<T>(fault: JsonFault, at: usize) -> Scan<T> {
-    Err(JsonError { fault, at })
-}
-
-/// Fails at `at`: with `fault` when there is a byte, as cut short when there is none.
-#[cold]
-fn unexpected<T>(text: &[u8], at: usize, fault: JsonFault) -> Scan<T> {
-    fail(if at < text.len() { fault } else { JsonFault::End }, at.min(text.len()))
-}
-
 /// Checks that `text` is one JSON value, with or without space around it.
 ///
 /// # Errors
 /// The first byte that does not belong there.
 pub fn validate(text: &str) -> Result<(), JsonError> {
-    let bytes = text.as_bytes();
-    let end = skip_value(bytes, skip_space(bytes, 0), 0)?;
-    expect_end(bytes, end)
+    validate_bytes(text.as_bytes())
+}
+
+/// The same for a text that is UTF-8 by its making.
+pub(super) fn validate_bytes(text: &[u8]) -> Result<(), JsonError> {
+    let mut scanner = Scanner { text, at: 0 };
+    scanner.skip_only_value().map_err(|fault| scanner.error(fault))
 }
 
 /// What [`fields`] found in an object.
@@ -65,236 +54,311 @@ impl fmt::Display for Key<'_> {
 /// Reads the object that `text` is: the raw values of `keys`, and whether other keys or one of these twice
 /// were there. All of the text is checked, also what nobody asked for.
 ///
-/// Cheapest when `keys` stand in the order in which peers usually write them.
-///
 /// # Errors
 /// The first byte that does not belong to a JSON object.
+#[inline]
 pub fn fields<'a, const N: usize>(text: &'a str, keys: &[&str; N]) -> Result<Fields<'a, N>, JsonError> {
-    let bytes = text.as_bytes();
     let mut found = Fields { values: [None; N], duplicate: None, unknown: None };
-    let mut at = skip_space(bytes, 0);
-    if bytes.get(at) != Some(&b'{') {
-        // Nonsense is reported as such, another value as the wrong one.
-        skip_value(bytes, at, 0)?;
-        return fail(JsonFault::NotAnObject, at);
-    }
-    at = skip_space(bytes, at + 1);
-    if bytes.get(at) == Some(&b'}') {
-        expect_end(bytes, at + 1)?;
-        return Ok(found);
-    }
-    let mut likely = 0;
-    loop {
-        let key_start = at;
-        if bytes.get(at) != Some(&b'"') {
-            return unexpected(bytes, at, JsonFault::Key);
-        }
-        let (key_end, escaped) = skip_string(bytes, at)?;
-        let key = Key { inner: &text[key_start + 1..key_end - 1], at: key_start };
-        at = skip_space(bytes, key_end);
-        if bytes.get(at) != Some(&b':') {
-            return unexpected(bytes, at, JsonFault::Colon);
-        }
-        let value_start = skip_space(bytes, at + 1);
-        let value_end = skip_value(bytes, value_start, 1)?;
-        let position = if !escaped && keys.get(likely) == Some(&key.inner) {
-            Some(likely)
-        } else if escaped {
-            let key = unescape(key.inner);
-            keys.iter().position(|wanted| *wanted == key)
-        } else {
-            keys.iter().position(|wanted| *wanted == key.inner)
+    let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
+    let result = scanner.for_each_field(|start, escaped, inner_end, value| {
+        let inner = &text[start + 1..inner_end];
+        let position = match escaped {
+            false => keys.iter().position(|key| *key == inner),
+            true => keys.iter().position(|key| *key == unescape(inner)),
         };
         match position {
-            Some(index) if found.values[index].is_none() => {
-                found.values[index] = Some(Raw(&text[value_start..value_end]));
-                likely = index + 1;
-            }
-            Some(_) => found.duplicate = found.duplicate.or(Some(key)),
-            None => found.unknown = found.unknown.or(Some(key)),
+            Some(index) if found.values[index].is_none() => found.values[index] = Some(Raw(&text[value])),
+            Some(_) => found.duplicate = found.duplicate.or(Some(Key { inner, at: start })),
+            None => found.unknown = found.unknown.or(Some(Key { inner, at: start })),
         }
-        at = skip_space(bytes, value_end);
-        match bytes.get(at) {
-            Some(b',') => at = skip_space(bytes, at + 1),
-            Some(b'}') => {
-                expect_end(bytes, at + 1)?;
-                return Ok(found);
-            }
-            _ => return unexpected(bytes, at, JsonFault::Comma),
-        }
+    });
+    match result {
+        Ok(()) => Ok(found),
+        Err(fault) => Err(scanner.error(fault)),
     }
 }
 
-/// Checks one value that begins at `at`, `depth` levels inside others.
-fn skip_value(text: &[u8], mut at: usize, mut depth: usize) -> Scan {
-    let outer = depth;
-    // The innermost level is the lowest bit; set for an object.
-    let mut levels: u64 = 0;
-    loop {
-        // A value begins at `at`.
-        match text.get(at) {
-            Some(b'"') => at = skip_string(text, at)?.0,
-            Some(b'-' | b'0'..=b'9') => at = skip_number(text, at)?,
-            Some(open @ (b'{' | b'[')) => {
-                if depth == MAX_JSON_DEPTH {
-                    return fail(JsonFault::Depth, at);
-                }
-                let is_object = *open == b'{';
-                let close = *open + 2;
-                at = skip_space(text, at + 1);
-                if text.get(at) != Some(&close) {
-                    depth += 1;
-                    levels = levels << 1 | u64::from(is_object);
-                    if is_object {
-                        at = skip_key(text, at)?;
-                    }
-                    continue;
-                }
-                at += 1;
-            }
-            Some(b't') => at = skip_word(text, at, b"true")?,
-            Some(b'f') => at = skip_word(text, at, b"false")?,
-            Some(b'n') => at = skip_word(text, at, b"null")?,
-            _ => return unexpected(text, at, JsonFault::Value),
+/// The text and how far it is read. On a fault, `at` is the byte to blame.
+struct Scanner<'t> {
+    text: &'t [u8],
+    at: usize,
+}
+
+type Scan<T = ()> = Result<T, JsonFault>;
+
+impl Scanner<'_> {
+    #[inline]
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    #[cold]
+    fn error(&self, fault: JsonFault) -> JsonError {
+        let cut_short = self.at >= self.text.len();
+        JsonError { fault: if cut_short { JsonFault::End } else { fault }, at: self.at.min(self.text.len()) }
+    }
+
+    #[inline]
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
         }
-        // A value ended before `at`.
+    }
+
+    /// Skips `byte`, or blames what is there instead.
+    #[inline]
+    fn expect(&mut self, byte: u8, otherwise: JsonFault) -> Scan {
+        if self.peek() != Some(byte) {
+            return Err(otherwise);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// A value and nothing else.
+    fn skip_only_value(&mut self) -> Scan {
+        self.skip_space();
+        self.skip_value(0)?;
+        self.expect_end()
+    }
+
+    fn expect_end(&mut self) -> Scan {
+        self.skip_space();
+        if self.at == self.text.len() { Ok(()) } else { Err(JsonFault::Trailing) }
+    }
+
+    /// An object and nothing else. Each field is given as: where its key begins, whether that has escapes, where
+    /// its closing quote is, the range of the value.
+    #[inline]
+    fn for_each_field(&mut self, mut field: impl FnMut(usize, bool, usize, std::ops::Range<usize>)) -> Scan {
+        self.skip_space();
+        if self.peek() != Some(b'{') {
+            // Nonsense is reported as such, another value as the wrong one.
+            let start = self.at;
+            self.skip_value(0)?;
+            self.at = start;
+            return Err(JsonFault::NotAnObject);
+        }
+        self.at += 1;
+        self.skip_space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return self.expect_end();
+        }
         loop {
-            if depth == outer {
-                return Ok(at);
+            let key_start = self.at;
+            self.expect(b'"', JsonFault::Key)?;
+            let escaped = self.skip_string_rest()?;
+            let inner_end = self.at - 1;
+            self.skip_space();
+            self.expect(b':', JsonFault::Colon)?;
+            self.skip_space();
+            let value_start = self.at;
+            self.skip_value(1)?;
+            field(key_start, escaped, inner_end, value_start..self.at);
+            self.skip_space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return self.expect_end();
+                }
+                _ => return Err(JsonFault::Comma),
             }
-            at = skip_space(text, at);
-            let is_object = levels & 1 != 0;
-            match text.get(at) {
-                Some(b',') => {
-                    at = skip_space(text, at + 1);
-                    if is_object {
-                        at = skip_key(text, at)?;
+            self.skip_space();
+        }
+    }
+
+    /// One value, `outer` levels inside others.
+    #[inline]
+    fn skip_value(&mut self, outer: usize) -> Scan {
+        match self.peek() {
+            Some(b'"') => {
+                self.at += 1;
+                self.skip_string_rest()?;
+                Ok(())
+            }
+            _ => self.skip_other_value(outer),
+        }
+    }
+
+    fn skip_other_value(&mut self, outer: usize) -> Scan {
+        let mut depth = outer;
+        // The innermost level is the lowest bit; set for an object.
+        let mut levels: u64 = 0;
+        loop {
+            // A value begins here.
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    self.skip_string_rest()?;
+                }
+                Some(b'-' | b'0'..=b'9') => self.skip_number()?,
+                Some(open @ (b'{' | b'[')) => {
+                    if depth == MAX_JSON_DEPTH {
+                        return Err(JsonFault::Depth);
                     }
-                    break;
+                    self.at += 1;
+                    self.skip_space();
+                    // ASCII has the closing brackets two behind the opening ones.
+                    if self.peek() == Some(open + 2) {
+                        self.at += 1;
+                    } else {
+                        depth += 1;
+                        levels = levels << 1 | u64::from(open == b'{');
+                        if open == b'{' {
+                            self.skip_key()?;
+                        }
+                        continue;
+                    }
                 }
-                Some(b'}') if is_object => {}
-                Some(b']') if !is_object => {}
-                _ => return unexpected(text, at, JsonFault::Comma),
+                Some(b't') => self.skip_word(b"true")?,
+                Some(b'f') => self.skip_word(b"false")?,
+                Some(b'n') => self.skip_word(b"null")?,
+                _ => return Err(JsonFault::Value),
             }
-            at += 1;
-            depth -= 1;
-            levels >>= 1;
-        }
-    }
-}
-
-/// Checks a key and its colon; gives where the value begins.
-#[inline]
-fn skip_key(text: &[u8], at: usize) -> Scan {
-    if text.get(at) != Some(&b'"') {
-        return unexpected(text, at, JsonFault::Key);
-    }
-    let at = skip_space(text, skip_string(text, at)?.0);
-    if text.get(at) != Some(&b':') {
-        return unexpected(text, at, JsonFault::Colon);
-    }
-    Ok(skip_space(text, at + 1))
-}
-
-/// Checks the string whose opening quote is at `at`; says whether it has escapes.
-#[inline]
-fn skip_string(text: &[u8], at: usize) -> Scan<(usize, bool)> {
-    let mut escaped = false;
-    let mut at = at + 1;
-    loop {
-        at = special(text, at);
-        match text.get(at) {
-            Some(b'"') => return Ok((at + 1, escaped)),
-            Some(b'\\') => {
-                at = skip_escape(text, at)?;
-                escaped = true;
-            }
-            _ => return unexpected(text, at, JsonFault::Control),
-        }
-    }
-}
-
-/// Checks the escape whose backslash is at `at`.
-fn skip_escape(text: &[u8], at: usize) -> Scan {
-    match text.get(at + 1) {
-        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
-        Some(b'u') => match hex4(text, at + 2)? {
-            0xd800..0xdc00 => {
-                if text.get(at + 6) != Some(&b'\\') || text.get(at + 7) != Some(&b'u') {
-                    return fail(JsonFault::Surrogate, at);
+            // A value has ended.
+            while depth > outer {
+                let in_object = levels & 1 != 0;
+                self.skip_space();
+                match self.peek() {
+                    Some(b',') => {
+                        self.at += 1;
+                        self.skip_space();
+                        if in_object {
+                            self.skip_key()?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if in_object => {}
+                    Some(b']') if !in_object => {}
+                    _ => return Err(JsonFault::Comma),
                 }
-                match hex4(text, at + 8)? {
-                    0xdc00..0xe000 => Ok(at + 12),
-                    _ => fail(JsonFault::Surrogate, at),
+                self.at += 1;
+                depth -= 1;
+                levels >>= 1;
+                if depth == outer {
+                    return Ok(());
                 }
             }
-            0xdc00..0xe000 => fail(JsonFault::Surrogate, at),
-            _ => Ok(at + 6),
-        },
-        _ => unexpected(text, at + 1, JsonFault::Escape),
-    }
-}
-
-/// The four hex digits at `at`.
-fn hex4(text: &[u8], at: usize) -> Scan<u32> {
-    let mut value = 0;
-    for offset in 0..4 {
-        match text.get(at + offset).and_then(|digit| char::from(*digit).to_digit(16)) {
-            Some(digit) => value = value << 4 | digit,
-            None => return unexpected(text, at + offset, JsonFault::Escape),
+            if depth == outer {
+                return Ok(());
+            }
         }
     }
-    Ok(value)
-}
 
-/// Checks the number that begins at `at`.
-#[inline]
-fn skip_number(text: &[u8], mut at: usize) -> Scan {
-    if text[at] == b'-' {
-        at += 1;
+    /// A key, its colon, and the space around that.
+    #[inline]
+    fn skip_key(&mut self) -> Scan {
+        self.expect(b'"', JsonFault::Key)?;
+        self.skip_string_rest()?;
+        self.skip_space();
+        self.expect(b':', JsonFault::Colon)?;
+        self.skip_space();
+        Ok(())
     }
-    at = if text.get(at) == Some(&b'0') { at + 1 } else { skip_digits(text, at)? };
-    if text.get(at) == Some(&b'.') {
-        at = skip_digits(text, at + 1)?;
-    }
-    if let Some(b'e' | b'E') = text.get(at) {
-        at += 1;
-        if let Some(b'+' | b'-') = text.get(at) {
-            at += 1;
+
+    /// A string from behind its opening quote; says whether it has escapes.
+    #[inline]
+    fn skip_string_rest(&mut self) -> Scan<bool> {
+        let mut escaped = false;
+        loop {
+            self.at = special(self.text, self.at);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(escaped);
+                }
+                Some(b'\\') => self.skip_escape()?,
+                _ => return Err(JsonFault::Control),
+            }
+            escaped = true;
         }
-        at = skip_digits(text, at)?;
     }
-    match text.get(at) {
-        Some(b'0'..=b'9') => fail(JsonFault::Number, at),
-        _ => Ok(at),
+
+    /// An escape from its backslash on.
+    fn skip_escape(&mut self) -> Scan {
+        let start = self.at;
+        self.at += 1;
+        match self.peek() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 1;
+                Ok(())
+            }
+            Some(b'u') => {
+                self.at += 1;
+                let unit = self.skip_hex4()?;
+                if !(0xd800..0xe000).contains(&unit) {
+                    return Ok(());
+                }
+                // The other half must follow.
+                if unit < 0xdc00 && self.text[self.at..].starts_with(b"\\u") {
+                    self.at += 2;
+                    if let 0xdc00..0xe000 = self.skip_hex4()? {
+                        return Ok(());
+                    }
+                }
+                self.at = start;
+                Err(JsonFault::Surrogate)
+            }
+            _ => Err(JsonFault::Escape),
+        }
     }
-}
 
-/// One digit or more.
-#[inline]
-fn skip_digits(text: &[u8], mut at: usize) -> Scan {
-    let start = at;
-    while text.get(at).is_some_and(u8::is_ascii_digit) {
-        at += 1;
+    /// Four hex digits.
+    fn skip_hex4(&mut self) -> Scan<u32> {
+        let mut value = 0;
+        for _ in 0..4 {
+            let digit = self.peek().and_then(|digit| char::from(digit).to_digit(16)).ok_or(JsonFault::Escape)?;
+            value = value << 4 | digit;
+            self.at += 1;
+        }
+        Ok(value)
     }
-    if at == start { unexpected(text, at, JsonFault::Number) } else { Ok(at) }
-}
 
-#[inline]
-fn skip_word(text: &[u8], at: usize, word: &[u8]) -> Scan {
-    if text[at..].starts_with(word) { Ok(at + word.len()) } else { fail(JsonFault::Value, at) }
-}
-
-#[inline]
-fn skip_space(text: &[u8], mut at: usize) -> usize {
-    while let Some(b' ' | b'\n' | b'\r' | b'\t') = text.get(at) {
-        at += 1;
+    #[inline]
+    fn skip_number(&mut self) -> Scan {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+            if let Some(b'0'..=b'9') = self.peek() {
+                return Err(JsonFault::Number);
+            }
+        } else {
+            self.skip_digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.skip_digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.skip_digits()?;
+        }
+        Ok(())
     }
-    at
-}
 
-#[inline]
-fn expect_end(text: &[u8], at: usize) -> Scan<()> {
-    let at = skip_space(text, at);
-    if at == text.len() { Ok(()) } else { fail(JsonFault::Trailing, at) }
+    /// One digit or more.
+    #[inline]
+    fn skip_digits(&mut self) -> Scan {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        if self.at == start { Err(JsonFault::Number) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn skip_word(&mut self, word: &[u8]) -> Scan {
+        if !self.text[self.at..].starts_with(word) {
+            return Err(JsonFault::Value);
+        }
+        self.at += word.len();
+        Ok(())
+    }
 }

@@ -1,132 +1,191 @@
-//! JSON strings: what is special in them, escaping, unescaping.
+//! JSON strings: finding what is special in them, escaping, unescaping.
 //!
-//! Start with [`special`]: everything here copies the runs between the bytes it finds.
+//! Everything works on blocks of 16 bytes: [`specials`] says which of them need a look, the rest is copied.
 
-use super::scan::validate;
+use super::scan::validate_bytes;
 use super::{JsonError, RawString};
+
+/// Bytes looked at together.
+const BLOCK: usize = 16;
 
 /// The offset of the first quote, backslash or control character from `at` on, or the length of `text`.
 #[inline]
 pub(super) fn special(text: &[u8], mut at: usize) -> usize {
-    // Keys, ids and runs between escapes are short: words first.
-    for _ in 0..4 {
-        let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk()) else { return special_in_rest(text, at) };
-        let hits = special_bytes(u64::from_le_bytes(*word));
+    while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk()) {
+        let hits = specials(block);
         if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    special_in_long(text, at)
-}
-
-/// For long strings: blocks that the compiler turns into vector instructions.
-fn special_in_long(text: &[u8], mut at: usize) -> usize {
-    const BLOCK: usize = 32;
-    while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk::<BLOCK>()) {
-        if block.iter().fold(false, |hit, byte| hit | is_special(*byte)) {
-            break;
+            return at + hits.trailing_zeros() as usize;
         }
         at += BLOCK;
     }
-    special_in_rest(text, at)
+    let rest = text.get(at..).unwrap_or_default();
+    rest.iter().position(|byte| is_special(*byte)).map_or(text.len(), |run| at + run)
 }
 
-fn special_in_rest(text: &[u8], at: usize) -> usize {
-    text.get(at..)
-        .and_then(|rest| rest.iter().position(|byte| is_special(*byte)))
-        .map_or(text.len(), |found| at + found)
-}
-
-#[inline]
 const fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// Marks the special bytes of a little-endian word by their top bit. Exact up to the first one.
+/// Which bytes of a block are special: bit 0 is the first byte.
+#[cfg(target_arch = "x86_64")]
 #[inline]
-const fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    const TOPS: u64 = ONES << 7;
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    let zero_in_quote = quote.wrapping_sub(ONES) & !quote;
-    let zero_in_backslash = backslash.wrapping_sub(ONES) & !backslash;
-    let below_space = word.wrapping_sub(ONES * 0x20) & !word;
-    (zero_in_quote | zero_in_backslash | below_space) & TOPS
+pub(super) fn specials(block: &[u8; BLOCK]) -> u32 {
+    use std::arch::x86_64::{
+        __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
+    };
+    // SAFETY: every x86-64 has SSE2; the block has the 16 bytes that are loaded, at any alignment.
+    unsafe {
+        let bytes = _mm_loadu_si128(block.as_ptr().cast::<__m128i>());
+        let quotes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"'.cast_signed()));
+        let backslashes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\'.cast_signed()));
+        let controls = _mm_cmpeq_epi8(bytes, _mm_min_epu8(bytes, _mm_set1_epi8(0x1f)));
+        _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, backslashes), controls)).cast_unsigned()
+    }
+}
+
+/// Which bytes of a block are special: bit 0 is the first byte.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub(super) fn specials(block: &[u8; BLOCK]) -> u32 {
+    block.iter().rev().fold(0, |hits, byte| hits << 1 | u32::from(is_special(*byte)))
+}
+
+/// A block and what follows it, with spaces behind the end of the text.
+#[inline]
+fn window<'a>(rest: &'a [u8], padded: &'a mut [u8; 2 * BLOCK]) -> &'a [u8; 2 * BLOCK] {
+    match rest.first_chunk() {
+        Some(window) => window,
+        None => {
+            padded[..rest.len()].copy_from_slice(rest);
+            padded
+        }
+    }
+}
+
+/// Writes the bytes of a window from `from` to `to`, at most a block of them; gives how many. What lies
+/// behind them in `out` is overwritten, up to a block.
+#[inline]
+fn copy_run(window: &[u8; 2 * BLOCK], from: usize, to: usize, out: &mut [u8]) -> usize {
+    out[..BLOCK].copy_from_slice(&window[from..from + BLOCK]);
+    to - from
 }
 
 /// Appends `text` as a JSON string, quotes included. So a raw JSON value becomes the content of a string.
 pub fn push_string(text: &str, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
+    /// What one block needs: every byte as `\u00xx`, and a run behind it that is not there.
+    const ROOM: usize = 6 * BLOCK + BLOCK;
     let bytes = text.as_bytes();
-    out.reserve(bytes.len() + bytes.len() / 8 + 2);
-    out.push(b'"');
-    let mut start = 0;
-    loop {
-        let at = special(bytes, start);
-        out.extend_from_slice(&bytes[start..at]);
-        let Some(&byte) = bytes.get(at) else { break };
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&digits);
-            }
+    let mut write = out.len();
+    out.resize(write + bytes.len() + bytes.len() / 4 + ROOM + 2, 0);
+    out[write] = b'"';
+    write += 1;
+    let mut at = 0;
+    while at < bytes.len() {
+        if out.len() - write < ROOM + 1 {
+            out.resize(out.len() + bytes.len() - at + ROOM, 0);
         }
-        start = at + 1;
+        let rest = &bytes[at..];
+        let mut padded = [b' '; 2 * BLOCK];
+        let window = window(rest, &mut padded);
+        let end = rest.len().min(BLOCK);
+        let mut hits = specials(&window.as_chunks().0[0]);
+        let mut from = 0;
+        while hits != 0 {
+            let hit = hits.trailing_zeros() as usize;
+            write += copy_run(window, from, hit, &mut out[write..]);
+            write += write_escape(window[hit], &mut out[write..]);
+            from = hit + 1;
+            hits &= hits - 1;
+        }
+        write += copy_run(window, from, end, &mut out[write..]);
+        at += end;
     }
-    out.push(b'"');
+    out[write] = b'"';
+    out.truncate(write + 1);
+}
+
+/// Writes the escape of a special byte; gives its length.
+#[inline]
+fn write_escape(byte: u8, out: &mut [u8]) -> usize {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let short = match byte {
+        b'"' | b'\\' => byte,
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        _ => {
+            let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
+            out[..6].copy_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+            return 6;
+        }
+    };
+    out[..2].copy_from_slice(&[b'\\', short]);
+    2
 }
 
 /// What the inside of a valid JSON string says.
 pub(super) fn unescape(inner: &str) -> String {
-    let mut out = Vec::with_capacity(inner.len());
+    let mut out = Vec::new();
     unescape_into(inner, &mut out);
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// Appends what the inside of a valid JSON string says.
+/// Appends what the inside of a valid JSON string says: UTF-8, and never longer than `inner`.
 fn unescape_into(inner: &str, out: &mut Vec<u8>) {
     let bytes = inner.as_bytes();
-    let mut start = 0;
-    while let Some(found) = memchr::memchr(b'\\', &bytes[start..]) {
-        let at = start + found;
-        out.extend_from_slice(&bytes[start..at]);
-        start = at + 2;
-        match bytes.get(at + 1) {
-            Some(b'b') => out.push(0x08),
-            Some(b'f') => out.push(0x0c),
-            Some(b'n') => out.push(b'\n'),
-            Some(b'r') => out.push(b'\r'),
-            Some(b't') => out.push(b'\t'),
-            Some(b'u') => {
-                let (character, end) = unicode_escape(inner, at);
-                out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-                start = end;
+    let mut write = out.len();
+    out.resize(write + bytes.len() + BLOCK, 0);
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let mut padded = [b' '; 2 * BLOCK];
+        let window = window(rest, &mut padded);
+        let end = rest.len().min(BLOCK);
+        // Inside a valid string a special byte is a backslash, or was escaped by one.
+        let mut hits = specials(&window.as_chunks().0[0]);
+        let mut from = 0;
+        while hits != 0 {
+            let hit = hits.trailing_zeros() as usize;
+            write += copy_run(window, from, hit, &mut out[write..]);
+            let plain = match window[hit + 1] {
+                b'b' => 0x08,
+                b'f' => 0x0c,
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                quoted => quoted,
+            };
+            out[write] = plain;
+            if plain == b'u' {
+                let (character, escape_bytes) = unicode_escape(&window[hit..]);
+                write += character.encode_utf8(&mut out[write..]).len();
+                from = hit + escape_bytes;
+            } else {
+                write += 1;
+                from = hit + 2;
             }
-            Some(other) => out.push(*other),
-            None => break,
+            hits = hits >> from << from;
         }
+        if from < end {
+            write += copy_run(window, from, end, &mut out[write..]);
+            from = end;
+        }
+        at += from;
     }
-    out.extend_from_slice(bytes.get(start..).unwrap_or_default());
+    out.truncate(write);
 }
 
-/// The character that the `\u` escape at `at` means, and where the escape ends.
-fn unicode_escape(inner: &str, at: usize) -> (char, usize) {
-    let unit =
-        |at: usize| inner.get(at + 2..at + 6).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0);
-    let first = unit(at);
-    if let 0xd800..0xdc00 = first {
-        let second = unit(at + 6);
-        let code = 0x10000 + ((first & 0x3ff) << 10 | second & 0x3ff);
-        return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), at + 12);
-    }
-    (char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER), at + 6)
+/// The character that a valid `\u` escape or pair of them means, and how long that is.
+fn unicode_escape(escape: &[u8]) -> (char, usize) {
+    let unit = |at: usize| {
+        let digits = escape.get(at..at + 4).unwrap_or_default();
+        digits.iter().fold(0, |unit, digit| unit << 4 | char::from(*digit).to_digit(16).unwrap_or(0))
+    };
+    let (code, escape_bytes) = match unit(2) {
+        high @ 0xd800..0xdc00 => (0x10000 + ((high & 0x3ff) << 10 | unit(8) & 0x3ff), 12),
+        code => (code, 6),
+    };
+    (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), escape_bytes)
 }
 
 /// Appends the JSON value that is the content of `string`, unescaped once and checked once.
@@ -136,8 +195,7 @@ fn unicode_escape(inner: &str, at: usize) -> (char, usize) {
 pub fn splice(string: RawString<'_>, out: &mut Vec<u8>) -> Result<(), JsonError> {
     let start = out.len();
     unescape_into(string.inner(), out);
-    let content = std::str::from_utf8(&out[start..]).unwrap_or_default();
-    let result = validate(content);
+    let result = validate_bytes(&out[start..]);
     if result.is_err() {
         out.truncate(start);
     }
