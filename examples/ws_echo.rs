@@ -25,6 +25,10 @@ impl Site for Echo {
         Readiness::Ready
     }
 
+    fn uptime_ms(&self) -> u64 {
+        0
+    }
+
     fn admit(&self, _: SocketAddr, _: &http::request::Parts) -> Result<(), Reject> {
         Ok(())
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub const PREAUTH_PAYLOAD_BYTES: usize = 64 * 1024;
 /// Bytes a message may have after `hello-ok`; said in `policy.maxPayload`. *Wire*.
 pub const MAX_PAYLOAD_BYTES: usize = 25 * 1024 * 1024;
+/// Sockets that may be open without having authenticated, all together.
+pub const PREAUTH_SOCKETS: usize = 16 * 1024;
 /// Default bytes that may wait for one connection; said in `policy.maxBufferedBytes`.
 pub const OUTBOX_BYTES: usize = 4 * 1024 * 1024;
 /// Fragments one message may be cut into.

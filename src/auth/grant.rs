@@ -146,4 +146,11 @@ impl Grant {
             generation: 0,
         }
     }
+
+    /// The same, proved by something else.
+    #[cfg(any(test, feature = "internals"))]
+    #[must_use]
+    pub fn by(self, method: Method) -> Self {
+        Self { method, ..self }
+    }
 }

@@ -584,12 +584,9 @@ impl Inner {
     }
 
     fn cut_off(&self, id: DeviceId, role: Option<Role>, spare: Option<ConnId>, reason: &str) {
-        let id = id.to_string();
         self.hub.close_where(CloseCode::AUTH_CHANGED, reason, |connection| {
             let grant = &connection.grant;
-            grant.device_id() == Some(id.as_str())
-                && role.is_none_or(|role| grant.role() == role)
-                && spare != Some(connection.id)
+            grant.device() == Some(id) && role.is_none_or(|role| grant.role() == role) && spare != Some(connection.id)
         });
     }
 }

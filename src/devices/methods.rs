@@ -188,8 +188,7 @@ fn list(devices: &Devices, call: Call<'_>) -> Result<Outcome, RpcError> {
     paired.retain(|(device, _)| by.reaches(device.id));
     paired.sort_by(|(a, _), (b, _)| (b.approved_at, a.id).cmp(&(a.approved_at, b.id)));
     let connections = devices.0.hub.connections();
-    let connected: HashSet<_> =
-        connections.iter().filter_map(|c| c.grant.device_id().and_then(DeviceId::parse)).collect();
+    let connected: HashSet<_> = connections.iter().filter_map(|c| c.grant.device()).collect();
     let listed = Listed {
         pending: pending.iter().map(|request| PendingView::of(request)).collect(),
         paired: paired
@@ -333,7 +332,7 @@ fn revoke(devices: &Devices, call: Call<'_>) -> Result<Outcome, RpcError> {
 /// Who calls, as the rules see it.
 fn manager(caller: &Connection) -> Manager {
     let grant = &caller.grant;
-    let own = grant.by_device_token().then(|| grant.device_id().and_then(DeviceId::parse)).flatten();
+    let own = (grant.method() == crate::auth::Method::DeviceToken).then(|| grant.device()).flatten();
     Manager { scopes: grant.scopes(), device: own, connection: Some(caller.id) }
 }
 
@@ -352,7 +351,7 @@ fn spawn_then_close(
             Ok(answer) => {
                 responder.answer(&answer);
                 let grant = &caller.grant;
-                let own = grant.device_id().and_then(DeviceId::parse) == Some(id);
+                let own = grant.device() == Some(id);
                 if own && role.is_none_or(|role| grant.role() == role) {
                     caller.close(CloseCode::AUTH_CHANGED, reason);
                 }

@@ -8,8 +8,8 @@ use super::methods::METHODS;
 use super::pairing::{Manager, REQUEST_TTL_MS, Reason};
 use super::record::Claims;
 use super::*;
-use crate::auth::Grant;
 use crate::auth::device::DeviceKey;
+use crate::auth::{Grant, Method};
 use crate::hub::outbox::{Closing, Item};
 use crate::hub::{Client, Connection};
 use crate::rpc::dispatch::{Params, Router};
@@ -78,8 +78,7 @@ fn operator(devices: &Devices, names: &[&str]) -> Arc<Connection> {
 
 /// A connection of the device of `seed`, let in by its token.
 fn own(devices: &Devices, seed: u8, role: Role, names: &[&str]) -> Arc<Connection> {
-    let id = key(seed).device_id().to_string();
-    connect(devices, Grant::for_test(role, scopes(names), Some(&id)).with_device_token())
+    connect(devices, Grant::for_test(role, scopes(names), Some(key(seed))).by(Method::DeviceToken))
 }
 
 /// What waits for a connection, and whether it is closing.
@@ -457,7 +456,7 @@ async fn a_rotated_token_is_shown_to_its_own_device_alone() {
     tokio::task::yield_now().await;
     assert!(drain(&own_session).1.is_some(), "it got its answer, and then had to go");
     assert!(drain(&other_session).1.is_some());
-    let shared = connect(&devices, Grant::for_test(Role::Operator, ADMIN.scopes, Some(&id.to_string())));
+    let shared = connect(&devices, Grant::for_test(Role::Operator, ADMIN.scopes, Some(key(1))));
     let answer = call(&devices, &shared, "device.token.rotate", params).await.unwrap();
     assert_eq!(answer["tokenDelivery"], "withheld-cross-device");
     assert!(answer.get("token").is_none());

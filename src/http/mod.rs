@@ -71,6 +71,8 @@ impl std::fmt::Debug for Upgraded {
 pub trait Site: Send + Sync + 'static {
     /// How far the start has come.
     fn readiness(&self) -> Readiness;
+    /// Milliseconds since the start.
+    fn uptime_ms(&self) -> u64;
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject>;
     /// Runs an upgraded connection to its end.
@@ -103,7 +105,7 @@ fn answer<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &Arc<S>) 
         if upgrade::is_wanted(request.headers()) {
             open_websocket(request, peer, site)
         } else {
-            page_for(&request, site.readiness())
+            page_for(&request, site.readiness(), site.uptime_ms())
         }
     });
     result.unwrap_or_else(|reject| {
@@ -140,7 +142,7 @@ fn open_websocket<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &
     Ok(upgrade::switching_protocols(&accept))
 }
 
-fn page_for(request: &Request<Incoming>, readiness: Readiness) -> Result<Answer, Reject> {
+fn page_for(request: &Request<Incoming>, readiness: Readiness, uptime_ms: u64) -> Result<Answer, Reject> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(reject::METHOD_NOT_ALLOWED);
     }
@@ -148,7 +150,7 @@ fn page_for(request: &Request<Incoming>, readiness: Readiness) -> Result<Answer,
         "/" => Ok(page::front(readiness)),
         "/healthz" => Ok(page::live()),
         "/readyz" => Ok(page::ready(readiness)),
-        "/startupz" => Ok(page::started(readiness)),
+        "/startupz" => Ok(page::started(readiness, uptime_ms)),
         _ => Err(reject::NOT_FOUND),
     }
 }

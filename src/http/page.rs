@@ -33,13 +33,15 @@ pub fn ready(readiness: Readiness) -> Answer {
     answer(status, "application/json", format!(r#"{{"ready":{ready},"state":"{}"}}"#, name(readiness)))
 }
 
-/// `GET /startupz`: the start is over; 503 until then.
-pub fn started(readiness: Readiness) -> Answer {
-    let (status, started) = match readiness {
-        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, false),
-        Readiness::Ready | Readiness::Draining => (StatusCode::OK, true),
+/// `GET /startupz`: the start is over; 503 until then. The shape is the incumbent's: its CLI asks here first.
+pub fn started(readiness: Readiness, uptime_ms: u64) -> Answer {
+    let (status, ok, word) = match readiness {
+        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, false, "starting"),
+        Readiness::Ready | Readiness::Draining => (StatusCode::OK, true, "started"),
     };
-    answer(status, "application/json", format!(r#"{{"started":{started},"state":"{}"}}"#, name(readiness)))
+    let version = env!("CARGO_PKG_VERSION");
+    let body = format!(r#"{{"ok":{ok},"status":"{word}","version":"{version}","uptimeMs":{uptime_ms}}}"#);
+    answer(status, "application/json; charset=utf-8", body)
 }
 
 const fn name(readiness: Readiness) -> &'static str {

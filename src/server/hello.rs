@@ -35,7 +35,11 @@ pub struct Hello {
 impl Hello {
     /// Prepares what does not change while the gateway runs.
     pub fn new(router: &Router, auth_mode: &'static str) -> Self {
-        Self { operator_features: features(router, Role::Operator), node_features: features(router, Role::Node), auth_mode }
+        Self {
+            operator_features: features(router, Role::Operator),
+            node_features: features(router, Role::Node),
+            auth_mode,
+        }
     }
 
     /// The payload for `connection`, which speaks `protocol`.

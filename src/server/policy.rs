@@ -1,0 +1,94 @@
+//! From settings to what the layers below take: the access policy, the node policy, facts about the host.
+
+use crate::auth::address::AddressList;
+use crate::auth::origin::OriginPolicy;
+use crate::auth::rate_limit::RateLimitPolicy;
+use crate::auth::trusted_proxy::TrustedProxy;
+use crate::auth::{AuthMode, Policy};
+use crate::config::Config;
+use crate::config::model::AuthMode as ConfiguredMode;
+use crate::config::resolve::{Credential, Start};
+use crate::nodes::NodePolicy;
+use crate::rpc::scope::ScopeSet;
+use crate::secret::{Secret, SecretHash};
+
+/// The first generation of the access policy.
+const FIRST: u64 = 1;
+
+/// The access policy of a start. `generated` is the token made for this run.
+pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>) -> Policy {
+    let gateway = &config.gateway;
+    let hash = |credential: &Option<Credential>| credential.as_ref().map(|it| SecretHash::of(it.secret.expose()));
+    let mode = match start.auth.mode {
+        ConfiguredMode::None => AuthMode::None,
+        ConfiguredMode::Token => {
+            AuthMode::Token(hash(&start.auth.token).or_else(|| generated.map(|token| SecretHash::of(token.expose()))))
+        }
+        ConfiguredMode::Password => AuthMode::Password(hash(&start.auth.password)),
+        ConfiguredMode::TrustedProxy => AuthMode::TrustedProxy {
+            proxy: gateway.auth.trusted_proxy.as_ref().and_then(|proxy| {
+                let boxed = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
+                Some(TrustedProxy {
+                    user_header: proxy.user_header.as_deref()?.into(),
+                    required_headers: boxed(&proxy.required_headers),
+                    allow_users: boxed(&proxy.allow_users),
+                    allow_loopback: proxy.allow_loopback,
+                })
+            }),
+            password: hash(&start.auth.password),
+        },
+    };
+    let networks = |list: &[ipnet::IpNet]| {
+        let texts: Vec<String> = list.iter().map(ToString::to_string).collect();
+        AddressList::parse(texts.iter().map(String::as_str))
+    };
+    let mut policy = Policy::new(FIRST, mode);
+    policy.ingress.trusted_proxies = networks(&gateway.trusted_proxies);
+    policy.ingress.real_ip_fallback = gateway.allow_real_ip_fallback;
+    policy.ingress.tailscale_on_main = gateway.auth.allow_tailscale == Some(true);
+    policy.origins = OriginPolicy::parse(gateway.control_ui.allowed_origins.iter().map(String::as_str));
+    policy.origins.host_fallback = gateway.control_ui.allow_host_header_origin;
+    policy.allow_tailscale = start.auth.allow_tailscale;
+    policy.allow_insecure_ui = gateway.control_ui.allow_insecure_auth;
+    let scopes = |list: &[crate::rpc::scope::Scope]| list.iter().copied().collect::<ScopeSet>();
+    policy.identity_scopes =
+        gateway.auth.identity_scopes.iter().map(|(user, list)| (user.as_str().into(), scopes(list))).collect();
+    policy.device_auto_approve =
+        gateway.auth.trusted_proxy.as_ref().and_then(|proxy| proxy.device_auto_approve.as_deref()).map(scopes);
+    policy.node_auto_approve = networks(&gateway.nodes.auto_approve_cidrs);
+    policy
+}
+
+/// The limits on wrong credentials.
+pub(super) fn rate_limits(config: &Config) -> RateLimitPolicy {
+    let limit = &config.gateway.auth.rate_limit;
+    let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    RateLimitPolicy {
+        max_attempts: limit.max_attempts,
+        window_ms: ms(limit.window),
+        lockout_ms: ms(limit.lockout),
+        exempt_loopback: limit.exempt_loopback,
+        ..RateLimitPolicy::default()
+    }
+}
+
+/// What nodes may be asked to do.
+pub(super) fn nodes(config: &Config) -> NodePolicy {
+    let nodes = &config.gateway.nodes;
+    NodePolicy {
+        allow_commands: nodes.allow_commands.clone(),
+        deny_commands: nodes.deny_commands.clone(),
+        plugin_tools: nodes.plugin_tools,
+        allow_skills: nodes.allow_skills,
+    }
+}
+
+/// Name of the machine.
+pub(super) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Operating system and release: `linux 6.18.1`.
+pub(super) fn platform() -> String {
+    format!("{} {}", std::env::consts::OS, rustix::system::uname().release().to_string_lossy())
+}
