@@ -33,7 +33,7 @@ impl Site for Echo {
         Ok(())
     }
 
-    fn connected(&self, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn connected(self: Arc<Self>, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         // A peer that breaks the connection is no news here.
         Box::pin(async move { drop(echo(upgraded).await) })
     }

@@ -115,6 +115,7 @@ impl Driver {
         let mut text = Vec::with_capacity(160);
         EncodedEvent::new(Event::CONNECT_CHALLENGE, challenge.as_bytes(), None).write(None, &mut text);
         codec::frame(Opcode::Text, &text, None, &mut unsent);
+        let handshake_timeout = service.handshake_timeout();
         let limits =
             Limits { max_message_bytes: limits::PREAUTH_PAYLOAD_BYTES, max_fragments: limits::MAX_FRAGMENTS as u32 };
         Self {
@@ -123,7 +124,7 @@ impl Driver {
             core: Core { machine: Machine::default(), service, connection: None },
             handshake: Some(Box::new(Handshake {
                 socket,
-                deadline: Box::pin(sleep_until(Instant::now() + limits::HANDSHAKE_TIMEOUT)),
+                deadline: Box::pin(sleep_until(Instant::now() + handshake_timeout)),
                 connecting: None,
             })),
             leaving: None,
@@ -176,10 +177,10 @@ impl Driver {
         use std::ops::ControlFlow::{Break, Continue};
         let Some(handshake) = &mut self.handshake else { return Continue(()) };
         if handshake.deadline.as_mut().poll(cx).is_ready() {
-            let seconds = limits::HANDSHAKE_TIMEOUT.as_secs();
+            let limit = self.core.service.handshake_timeout();
             self.begin_leaving(by_gateway(
                 CloseCode::POLICY_VIOLATION,
-                format!("handshake timeout: no valid connect within {seconds} s"),
+                format!("handshake timeout: no valid connect within {limit:?}"),
             ));
             return Break(());
         }
@@ -470,6 +471,10 @@ impl Core {
                 let Some(connection) = &self.connection else {
                     return Flow::Leave(by_gateway(CloseCode::INTERNAL_ERROR, "no connection to route for".to_owned()));
                 };
+                // Its right may have gone since it was read: a removed device gets nothing more done.
+                if connection.outbox.is_closing() {
+                    return Flow::Next;
+                }
                 let frame = FrameStart::new(Opcode::Text, ANSWER_BYTES, None, out);
                 let start = out.len();
                 let params = Params::new(request.params);
@@ -485,7 +490,9 @@ impl Core {
                 }
             }
             Step::Connect { id, params } => match handshake {
-                Some(handshake) => Flow::Pause(id.into(), self.service.connect(handshake.socket.clone(), *params)),
+                Some(handshake) => {
+                    Flow::Pause(id.into(), Arc::clone(&self.service).connect(handshake.socket.clone(), *params))
+                }
                 None => Flow::Leave(by_gateway(CloseCode::INTERNAL_ERROR, "connect after the handshake".to_owned())),
             },
             Step::Answer { id, error } => {

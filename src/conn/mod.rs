@@ -11,6 +11,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::UnixMs;
 use crate::hub::Connection;
@@ -80,8 +81,11 @@ pub type Connecting = Pin<Box<dyn Future<Output = Result<Accepted, Refused>> + S
 
 /// What connections are for.
 pub trait Service: Send + Sync + 'static {
+    /// Time from the upgrade to `hello-ok`.
+    fn handshake_timeout(&self) -> Duration;
+
     /// Decides on a `connect`. Durable work may take a while; the deadline of the handshake goes on.
-    fn connect(&self, socket: Socket, params: ConnectParams) -> Connecting;
+    fn connect(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Connecting;
 
     /// Called when `hello-ok` is on its way, before any request of the connection is routed.
     fn opened(&self, connection: &Arc<Connection>);

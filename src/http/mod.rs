@@ -76,7 +76,7 @@ pub trait Site: Send + Sync + 'static {
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject>;
     /// Runs an upgraded connection to its end.
-    fn connected(&self, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    fn connected(self: Arc<Self>, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// Serves one socket: HTTP/1.1 until it closes or becomes a WebSocket.
@@ -132,9 +132,7 @@ fn open_websocket<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => {
                 let upgraded = Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head };
-                let connection = site.connected(upgraded);
-                drop(site);
-                connection.await;
+                site.connected(upgraded).await;
             }
             Err(_) => tracing::error!(%peer, "an upgraded connection was of another type; this is a defect"),
         }

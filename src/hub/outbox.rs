@@ -6,7 +6,7 @@
 //! itself with 1008 and gives its memory back. Nobody else ever waits for it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -176,6 +176,8 @@ impl State {
 #[derive(Debug)]
 pub struct Outbox {
     state: Mutex<State>,
+    /// Mirrors `state.closing.is_some()`, for a look without the lock.
+    is_closing: AtomicBool,
     budget: Arc<Budget>,
     limit_bytes: usize,
 }
@@ -183,7 +185,7 @@ pub struct Outbox {
 impl Outbox {
     /// An empty queue of at most `limit_bytes`, which also count against `budget`.
     pub fn new(limit_bytes: usize, budget: Arc<Budget>) -> Self {
-        Self { state: Mutex::default(), budget, limit_bytes }
+        Self { state: Mutex::default(), is_closing: AtomicBool::new(false), budget, limit_bytes }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -266,6 +268,12 @@ impl Outbox {
             self.budget.give_back(std::mem::take(&mut state.queued_bytes));
         }
         state.closing = Some(closing);
+        self.is_closing.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection is to be closed: nothing more is to be done for it.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
     }
 
     /// Takes up to `max` items out, oldest first, handing each to `take`, until it says to stop. Registers

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
@@ -55,11 +56,19 @@ pub struct Admission {
     hello: Hello,
     readiness: AtomicU8,
     preauth: AtomicUsize,
+    handshake_timeout: Duration,
 }
 
 impl Admission {
     /// A door that is still shut: it opens with [`Admission::set_readiness`].
-    pub fn new(policy: Policy, limits: RateLimits, hub: Hub, domains: Domains, router: Router) -> Self {
+    pub fn new(
+        policy: Policy,
+        limits: RateLimits,
+        handshake_timeout: Duration,
+        hub: Hub,
+        domains: Domains,
+        router: Router,
+    ) -> Self {
         let hello = Hello::new(&router, policy.mode.as_str());
         let own_addresses = if_addrs::get_if_addrs().ok().map(|all| all.iter().map(if_addrs::Interface::ip).collect());
         Self {
@@ -72,6 +81,7 @@ impl Admission {
             hello,
             readiness: AtomicU8::new(Readiness::Starting as u8),
             preauth: AtomicUsize::new(0),
+            handshake_timeout,
         }
     }
 
@@ -310,7 +320,7 @@ fn declared(params: &ConnectParams) -> Declared {
     }
 }
 
-impl Site for Arc<Admission> {
+impl Site for Admission {
     fn readiness(&self) -> Readiness {
         match self.readiness.load(Ordering::Acquire) {
             0 => Readiness::Starting,
@@ -338,18 +348,21 @@ impl Site for Arc<Admission> {
         Ok(())
     }
 
-    fn connected(&self, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn connected(self: Arc<Self>, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let Upgraded { stream, read, peer, head } = upgraded;
         self.preauth.fetch_add(1, Ordering::Relaxed);
         let socket = Socket { id: self.hub.next_id(), peer, head, nonce: id::uuid().into() };
-        let service: Arc<dyn Service> = Arc::new(Arc::clone(self));
-        Box::pin(driver::run(stream, read, socket, service))
+        Box::pin(driver::run(stream, read, socket, self))
     }
 }
 
-impl Service for Arc<Admission> {
-    fn connect(&self, socket: Socket, params: ConnectParams) -> Connecting {
-        Box::pin(Arc::clone(self).admit(socket, params))
+impl Service for Admission {
+    fn handshake_timeout(&self) -> Duration {
+        self.handshake_timeout
+    }
+
+    fn connect(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Connecting {
+        Box::pin(self.admit(socket, params))
     }
 
     fn opened(&self, connection: &Arc<Connection>) {

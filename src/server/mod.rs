@@ -98,6 +98,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
     let Loaded { paths, config, environment, notices, .. } = loaded;
     let access = FilesAndCommands { environment: &environment };
     let start = resolve::start(&config, &environment, &flags, &host_facts(), profile.default_port(), &access)?;
+    let handshake_timeout = resolve::handshake_timeout(&config, &environment)?;
     make_private(&paths.state_dir)?;
     let log_dir = config
         .logging
@@ -135,11 +136,12 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let router = methods::router(&domains);
         let policy = policy::policy(&config, &start, generated.as_ref());
         let limits = RateLimits::new(policy::rate_limits(&config));
-        let admission = Arc::new(Admission::new(policy, limits, hub.clone(), domains.clone(), router));
+        let admission =
+            Arc::new(Admission::new(policy, limits, handshake_timeout, hub.clone(), domains.clone(), router));
 
         let shutdown = Shutdown::default();
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
-        let site = Arc::new(Arc::clone(&admission));
+        let site = Arc::clone(&admission);
         let serve: Arc<workers::Serve> =
             Arc::new(move |stream, peer| Box::pin(http::serve(stream, peer, Arc::clone(&site))));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);
