@@ -14,6 +14,7 @@ use std::ops::Range;
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, CommentCollectionStrategy, ParseOptions, parse_to_ast};
+use serde::{Serialize, Serializer};
 
 use super::key_path::{KeyPath, Step};
 
@@ -137,7 +138,8 @@ impl Value {
         self.as_object()?.iter().find(|member| member.key == key).map(|member| &member.node)
     }
 
-    /// As plain JSON, members sorted by key. Numbers that JSON cannot say become `null`.
+    /// As plain JSON, members sorted by key; see the `Serialize` implementation for the order of the text.
+    /// Numbers that JSON cannot say become `null`.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,
@@ -163,6 +165,19 @@ impl Value {
             Self::String(_) => "a string",
             Self::Array(_) => "a list",
             Self::Object(_) => "an object",
+        }
+    }
+}
+
+impl Serialize for Value {
+    /// As JSON with the members in the order of the text.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Array(nodes) => serializer.collect_seq(nodes.iter().map(|node| &node.value)),
+            Self::Object(members) => {
+                serializer.collect_map(members.iter().map(|member| (&member.key, &member.node.value)))
+            }
+            scalar => scalar.to_json().serialize(serializer),
         }
     }
 }
@@ -342,6 +357,7 @@ mod tests {
             "$schema": "x", "quoted": "abA", "häß_1": [1, -0.5, 5, 255, 1000.0], "n": null, "t": true
         });
         assert_eq!(json(text), expected);
+        assert_eq!(json("\u{a0}[\u{2028}1,\u{b}\u{c}2\t]"), serde_json::json!([1, 2]));
         assert_eq!(json("[Infinity, -Infinity, NaN]"), serde_json::json!([null, null, null]));
     }
 
