@@ -3,6 +3,7 @@
 //! Writes keep comments and order, leave the file 0600, and never leave one that the gateway would refuse
 //! (contract 4.13). What is printed has its secrets taken out. Start at [`run`].
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ pub enum ConfigCommand {
     },
     /// Print a value, secrets redacted
     Get {
+        /// Which value
         #[arg(help = PATH_HELP)]
         path: KeyPath,
         /// Print JSON
@@ -42,6 +44,7 @@ pub enum ConfigCommand {
     Set(SetArgs),
     /// Remove a value
     Unset {
+        /// Which value
         #[arg(help = PATH_HELP)]
         path: KeyPath,
         /// Check the result and write nothing
@@ -59,8 +62,8 @@ pub enum ConfigCommand {
     },
 }
 
-/// Arguments of `config set`.
-#[derive(Debug, clap::Args)]
+/// Arguments of `config set`. `Debug` leaves the value out: it may be a secret.
+#[derive(clap::Args)]
 pub struct SetArgs {
     #[arg(help = PATH_HELP)]
     path: KeyPath,
@@ -85,6 +88,12 @@ pub struct SetArgs {
     /// Set a reference to a secret: which of the provider's
     #[arg(long, value_name = "ID", requires = "ref_source", requires = "ref_provider")]
     ref_id: Option<String>,
+}
+
+impl fmt::Debug for SetArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetArgs").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// What the commands work on.

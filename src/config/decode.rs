@@ -353,7 +353,7 @@ impl<'a> Reader<'a> {
             env: env
                 .members
                 .iter()
-                .filter_map(|member| Some((member.key.clone(), self.text(&env, &member.key)?)))
+                .filter_map(|member| Some((member.key.clone(), Secret::new(self.text(&env, &member.key)?))))
                 .collect(),
             pass_env: self.texts(s, "passEnv"),
             trusted_dirs: self.texts(s, "trustedDirs").into_iter().map(|text| self.user_path(&text)).collect(),

@@ -189,11 +189,17 @@ fn json_number(number: f64) -> serde_json::Value {
     if number.fract() == 0.0 && number.abs() <= EXACT { (number as i64).into() } else { number.into() }
 }
 
-/// A parsed document; its root is an object.
-#[derive(Clone, Debug, PartialEq)]
+/// A parsed document; its root is an object. `Debug` does not show what is in it, for there are secrets.
+#[derive(Clone, PartialEq)]
 pub struct Document {
     text: String,
     root: Node,
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document").field("bytes", &self.text.len()).finish_non_exhaustive()
+    }
 }
 
 impl Document {

@@ -40,8 +40,8 @@ pub fn process_paths(environment: &Environment, profile: &Profile) -> Result<Pat
     Paths::resolve(environment, profile, std::env::home_dir().as_deref(), &working_dir)
 }
 
-/// The text of the configuration file at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The text of the configuration file at one moment. `Debug` does not show it, for it holds secrets.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     /// The file.
     pub path: PathBuf,
@@ -71,6 +71,13 @@ impl Source {
                 Document::parse(text.as_str()).map_err(|error| LoadError::Syntax { path: self.path.clone(), error })
             }
         }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.text.as_ref().map(String::len);
+        f.debug_struct("Source").field("path", &self.path).field("bytes", &bytes).finish()
     }
 }
 
@@ -225,6 +232,16 @@ mod tests {
         let loaded = load(paths(&dir), Environment::new([("A", "process")])).unwrap();
         let get = |name| loaded.environment.get(name);
         assert_eq!((get("A"), get("B"), get("C")), (Some("process"), Some("dotenv"), Some("file")));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "{gateway: {auth: {token: 's3cret'}}, secrets: {providers: {x: {source: 'exec', command: '/x', env: {A: 's3cret'}}}}}";
+        fs::write(dir.path().join("openclaw.json"), text).unwrap();
+        fs::write(dir.path().join(".env"), "A=s3cret").unwrap();
+        let shown = format!("{:?}", load(paths(&dir), Environment::default()).unwrap());
+        assert!(!shown.contains("s3cret"), "{shown}");
     }
 
     #[test]
