@@ -1,4 +1,6 @@
 //! (being written)
+pub mod config;
+
 use crate::config::*;
 use std::{ffi::OsString, process::ExitCode};
 /// Runs the program.

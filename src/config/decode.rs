@@ -5,7 +5,7 @@
 //! wrong case is refused with its place and with what is allowed, never guessed. `${NAME}` in a string stands
 //! for a variable. No problem shows any part of a secret.
 //!
-//! Start at [`decode`]; [`Reader`] has one method a kind of value.
+//! Start at [`decode`]; `Reader` has one method a kind of value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,7 +65,7 @@ impl fmt::Display for Problem {
 /// Reads the settings of `document`. Variables come from `environment`.
 ///
 /// # Errors
-/// Every problem, in the order of the file.
+/// Every problem up to a hundred, in the order of the file.
 pub fn decode(document: &Document, environment: &Environment) -> Result<Decoded, Vec<Problem>> {
     let mut reader = Reader { document, environment, default_env: None, problems: Vec::new(), notices: Vec::new() };
     let config = reader.config();
@@ -353,7 +353,7 @@ impl<'a> Reader<'a> {
             env: env
                 .members
                 .iter()
-                .filter_map(|member| Some((member.key.clone(), self.text(&env, &member.key)?)))
+                .filter_map(|member| Some((member.key.clone(), Secret::new(self.text(&env, &member.key)?))))
                 .collect(),
             pass_env: self.texts(s, "passEnv"),
             trusted_dirs: self.texts(s, "trustedDirs").into_iter().map(|text| self.user_path(&text)).collect(),
@@ -374,6 +374,8 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Problems that are reported of one file; nobody reads more, and each costs a walk through the text.
+const MAX_PROBLEMS: usize = 100;
 /// Bytes a file or the answer of a command may have unless it says otherwise.
 const SECRET_BYTES: usize = 1 << 20;
 /// The most it may say.
@@ -392,6 +394,9 @@ super::keyword::keywords! {
 /// One method a kind of value. Each gives `None` when the key is missing, or wrong and reported.
 impl<'a> Reader<'a> {
     fn problem(&mut self, key: KeyPath, node: &Node, message: String) {
+        if self.problems.len() == MAX_PROBLEMS {
+            return;
+        }
         let position = self.document.position(node.span.start);
         self.problems.push(Problem { key, position, message, allowed: &[] });
     }
@@ -554,13 +559,12 @@ impl<'a> Reader<'a> {
             return Some(value);
         }
         let words: Vec<_> = K::WORDS.iter().map(|word| format!("{word:?}")).collect();
-        self.wrong(section, key, node, &format!("one of {}", words.join(", ")));
-        if let Some(problem) = self.problems.last_mut() {
+        let hint = hint(&found).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let message = format!("must be one of {}, but is {}{hint}", words.join(", "), show(&node.value));
+        let before = self.problems.len();
+        self.problem(section.path.key(key), node, message);
+        if let Some(problem) = self.problems.get_mut(before) {
             problem.allowed = K::WORDS;
-            if let Some(hint) = hint(&found) {
-                problem.message.push_str("; ");
-                problem.message.push_str(&hint);
-            }
         }
         None
     }
@@ -897,6 +901,12 @@ mod tests {
         ] {
             assert_eq!(problems(text).len(), 1, "{text}: {:?}", problems(text));
         }
+    }
+
+    #[test]
+    fn reports_a_bounded_number_of_problems() {
+        let text = format!("{{gateway: {{trustedProxies: [{}]}}}}", "1,".repeat(10_000));
+        assert_eq!(problems(&text).len(), MAX_PROBLEMS);
     }
 
     #[test]

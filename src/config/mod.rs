@@ -16,6 +16,8 @@ pub mod decode;
 pub mod edit;
 pub mod environment;
 pub mod fingerprint;
+#[cfg(any(test, feature = "internals"))]
+pub mod fuzz;
 pub mod key_path;
 pub mod keyword;
 pub mod load;

@@ -14,6 +14,7 @@ use std::ops::Range;
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, CommentCollectionStrategy, ParseOptions, parse_to_ast};
+use serde::{Serialize, Serializer};
 
 use super::key_path::{KeyPath, Step};
 
@@ -137,7 +138,8 @@ impl Value {
         self.as_object()?.iter().find(|member| member.key == key).map(|member| &member.node)
     }
 
-    /// As plain JSON, members sorted by key. Numbers that JSON cannot say become `null`.
+    /// As plain JSON, members sorted by key; see the `Serialize` implementation for the order of the text.
+    /// Numbers that JSON cannot say become `null`.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,
@@ -167,6 +169,19 @@ impl Value {
     }
 }
 
+impl Serialize for Value {
+    /// As JSON with the members in the order of the text.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Array(nodes) => serializer.collect_seq(nodes.iter().map(|node| &node.value)),
+            Self::Object(members) => {
+                serializer.collect_map(members.iter().map(|member| (&member.key, &member.node.value)))
+            }
+            scalar => scalar.to_json().serialize(serializer),
+        }
+    }
+}
+
 /// Integers stay integers, so that `0x10` reads as 16 and not as 16.0.
 #[expect(clippy::cast_possible_truncation, reason = "the guard keeps the value within the exact integers of an f64")]
 fn json_number(number: f64) -> serde_json::Value {
@@ -174,11 +189,17 @@ fn json_number(number: f64) -> serde_json::Value {
     if number.fract() == 0.0 && number.abs() <= EXACT { (number as i64).into() } else { number.into() }
 }
 
-/// A parsed document; its root is an object.
-#[derive(Clone, Debug, PartialEq)]
+/// A parsed document; its root is an object. `Debug` does not show what is in it, for there are secrets.
+#[derive(Clone, PartialEq)]
 pub struct Document {
     text: String,
     root: Node,
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document").field("bytes", &self.text.len()).finish_non_exhaustive()
+    }
 }
 
 impl Document {
@@ -342,6 +363,7 @@ mod tests {
             "$schema": "x", "quoted": "abA", "häß_1": [1, -0.5, 5, 255, 1000.0], "n": null, "t": true
         });
         assert_eq!(json(text), expected);
+        assert_eq!(json("\u{a0}[\u{2028}1,\u{b}\u{c}2\t]"), serde_json::json!([1, 2]));
         assert_eq!(json("[Infinity, -Infinity, NaN]"), serde_json::json!([null, null, null]));
     }
 

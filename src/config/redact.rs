@@ -18,11 +18,6 @@ pub fn redact(node: &Node) -> Json {
     redact_value(&node.value, Sensitivity::Open)
 }
 
-/// The member `key` of something as JSON: hidden when the name says that it is a secret.
-pub fn redact_member(key: &str, node: &Node) -> Json {
-    redact_value(&node.value, Sensitivity::Open.of_member(key))
-}
-
 /// The text of `document`, every secret replaced by a string that holds [`REDACTED`]. Comments that mention
 /// something like a secret lose their contents.
 pub fn redact_text(document: &Document) -> String {

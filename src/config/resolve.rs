@@ -652,9 +652,10 @@ mod tests {
 
     #[test]
     fn an_unsaid_mode_follows_from_the_secrets() {
+        type Variables<'a> = &'a [(&'a str, &'a str)];
         type Expected = Option<(AuthMode, ModeSource)>;
         let both_in_env = [("OPENCLAW_GATEWAY_TOKEN", "t"), ("OPENCLAW_GATEWAY_PASSWORD", "p")];
-        let cases: [(&str, &[(&str, &str)], Expected); 6] = [
+        let cases: [(&str, Variables<'_>, Expected); 6] = [
             ("auth: {token: 't'}", &[], Some((AuthMode::Token, ModeSource::Token))),
             ("auth: {password: 'p'}", &[], Some((AuthMode::Password, ModeSource::Password))),
             ("auth: {token: 't', password: 'p'}", &[], None),

@@ -137,14 +137,14 @@ pub struct FileProvider {
 }
 
 /// A provider that is a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ExecProvider {
     /// `command`: an absolute path.
     pub command: PathBuf,
     /// `args`.
     pub args: Vec<String>,
     /// `env`: variables the command gets.
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, Secret>,
     /// `passEnv`: variables of ours it gets too. It gets no others.
     pub pass_env: Vec<String>,
     /// `trustedDirs`: folders the command must be in, where there are any.

@@ -1,7 +1,7 @@
 //! The configuration's contact with the outside: the file, the `.env` beside the state, the process's
 //! environment. Everything that is read is bounded; what it means is decided elsewhere.
 //!
-//! Start at [`load`]. [`save`] writes the file, [`providers`] reads SecretRefs, [`host`] looks at the machine.
+//! Start at [`load`]. [`mod@save`] writes the file, [`providers`] reads SecretRefs, [`host`] looks at the machine.
 
 pub mod host;
 pub mod providers;
@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::decode::{Problem, decode, inline_variables};
+use super::decode::{Decoded, Problem, decode, inline_variables};
 use super::environment::{Environment, parse_dotenv};
 use super::model::Config;
 use super::paths::{NoHome, Paths, Profile};
@@ -40,8 +40,8 @@ pub fn process_paths(environment: &Environment, profile: &Profile) -> Result<Pat
     Paths::resolve(environment, profile, std::env::home_dir().as_deref(), &working_dir)
 }
 
-/// The text of the configuration file at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The text of the configuration file at one moment. `Debug` does not show it, for it holds secrets.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     /// The file.
     pub path: PathBuf,
@@ -71,6 +71,13 @@ impl Source {
                 Document::parse(text.as_str()).map_err(|error| LoadError::Syntax { path: self.path.clone(), error })
             }
         }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.text.as_ref().map(String::len);
+        f.debug_struct("Source").field("path", &self.path).field("bytes", &bytes).finish()
     }
 }
 
@@ -142,22 +149,36 @@ impl fmt::Display for LoadError {
 ///
 /// # Errors
 /// [`LoadError`], without a partial result.
-pub fn load(paths: Paths, mut environment: Environment) -> Result<Loaded, LoadError> {
-    let dotenv = paths.state_dir.join(".env");
-    if let Some(text) =
-        read_bounded(&dotenv, MAX_DOTENV_BYTES).map_err(|error| LoadError::Read { path: dotenv, error })?
-    {
-        environment.fill(parse_dotenv(&text));
-    }
+pub fn load(paths: Paths, environment: Environment) -> Result<Loaded, LoadError> {
+    let environment = with_dotenv(environment, &paths)?;
     let source = Source::read(&paths.config_file)?;
     let document = source.document()?;
-    environment.fill(inline_variables(&document));
-    match decode(&document, &environment) {
-        Ok(decoded) => {
-            Ok(Loaded { paths, source, document, config: decoded.config, notices: decoded.notices, environment })
-        }
-        Err(problems) => Err(LoadError::Invalid { path: paths.config_file, problems }),
+    let (decoded, environment) = check(&document, environment)
+        .map_err(|problems| LoadError::Invalid { path: paths.config_file.clone(), problems })?;
+    Ok(Loaded { paths, source, document, config: decoded.config, notices: decoded.notices, environment })
+}
+
+/// `environment`, filled up from the `.env` file of the state directory. One in the working directory is not
+/// read: whoever can put a file there would set the gateway's token.
+///
+/// # Errors
+/// [`LoadError::Read`] when there is one that cannot be read.
+pub fn with_dotenv(mut environment: Environment, paths: &Paths) -> Result<Environment, LoadError> {
+    let path = paths.state_dir.join(".env");
+    match read_bounded(&path, MAX_DOTENV_BYTES) {
+        Ok(text) => environment.fill(parse_dotenv(&text.unwrap_or_default())),
+        Err(error) => return Err(LoadError::Read { path, error }),
     }
+    Ok(environment)
+}
+
+/// Decodes `document`; also gives `environment`, filled up from the document's `env.vars`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn check(document: &Document, mut environment: Environment) -> Result<(Decoded, Environment), Vec<Problem>> {
+    environment.fill(inline_variables(document));
+    decode(document, &environment).map(|decoded| (decoded, environment))
 }
 
 /// The text of a regular file of at most `max_bytes`; `None` when there is no such file.
@@ -211,6 +232,16 @@ mod tests {
         let loaded = load(paths(&dir), Environment::new([("A", "process")])).unwrap();
         let get = |name| loaded.environment.get(name);
         assert_eq!((get("A"), get("B"), get("C")), (Some("process"), Some("dotenv"), Some("file")));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "{gateway: {auth: {token: 's3cret'}}, secrets: {providers: {x: {source: 'exec', command: '/x', env: {A: 's3cret'}}}}}";
+        fs::write(dir.path().join("openclaw.json"), text).unwrap();
+        fs::write(dir.path().join(".env"), "A=s3cret").unwrap();
+        let shown = format!("{:?}", load(paths(&dir), Environment::default()).unwrap());
+        assert!(!shown.contains("s3cret"), "{shown}");
     }
 
     #[test]

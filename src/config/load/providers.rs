@@ -60,7 +60,7 @@ impl FilesAndCommands<'_> {
             }
         }
         command
-            .envs(&provider.env)
+            .envs(provider.env.iter().map(|(name, value)| (name, value.expose())))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -168,6 +168,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::secret::Secret;
 
     fn write(path: &Path, mode: u32, text: &str) {
         fs::write(path, text).unwrap();
@@ -183,7 +184,7 @@ mod tests {
         ExecProvider {
             command: fs::canonicalize("/bin/sh").unwrap(),
             args: ["-c", script, "sh", "an arg"].map(str::to_owned).into(),
-            env: BTreeMap::from([("GIVEN".to_owned(), "given".to_owned())]),
+            env: BTreeMap::from([("GIVEN".to_owned(), Secret::new("given"))]),
             pass_env: vec!["PASSED".to_owned(), "PATH".to_owned()],
             trusted_dirs: Vec::new(),
             json_only: true,
