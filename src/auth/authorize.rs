@@ -78,7 +78,8 @@ fn decide(
     let shared = Shared::of(&outcome);
     let locality = |method| {
         let host = request.headers.single("host").ok().flatten();
-        Locality::of(request.verdict, host, client, has_browser_origin, shared.ok, method)
+        let origin = request.headers.values("origin").next().map(|origin| str::from_utf8(origin).unwrap_or_default());
+        Locality::of(request.verdict, host, origin, client, shared.ok, method)
     };
     let self_pairing = |method| is_self_pairing(locality(method), client, has_browser_origin, shared.ok, method);
 
@@ -409,6 +410,7 @@ impl Pairing<'_> {
         let by_code = grant.method == Method::BootstrapToken && reason == PairingReason::NotPaired;
         // Another role on a known device is never approved silently, nor are more scopes.
         let local = reason != PairingReason::ScopeUpgrade
+            && (self.policy.pair_local_silently || reason == PairingReason::MetadataUpgrade)
             && (self.evidence.paired.is_none() || self.asks.role == Role::Operator)
             && is_silent(self.locality, reason, client, has_browser_origin);
         let automatic = matches!(reason, PairingReason::NotPaired | PairingReason::ScopeUpgrade)
@@ -805,6 +807,13 @@ mod tests {
         assert!(!rebound.pairing().silent);
         let container = Scene { device: Some(1), headers: vec![("host", "192.168.1.5:18789")], ..scene() };
         assert!(container.pairing().silent);
+    }
+
+    #[test]
+    fn silent_pairing_can_be_switched_off() {
+        let mut local = Scene { device: Some(1), ..scene() };
+        local.policy.pair_local_silently = false;
+        assert!(!local.pairing().silent);
     }
 
     #[test]
