@@ -3,31 +3,29 @@
 //! IPv4-mapped IPv6 (`::ffff:10.0.0.1`) is IPv4 everywhere past this file, so one peer never has two
 //! names. Nothing here resolves names: `localhost` in a list of addresses is not an address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-/// Parses an address and nothing else: no port, no brackets, no octal or hexadecimal octets, no zone.
+/// Parses an address and nothing else: no port, no octal or hexadecimal octets, no zone. IPv6 may stand in
+/// brackets.
 pub fn parse(text: &str) -> Option<IpAddr> {
-    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+    let address = match text.strip_prefix('[') {
+        Some(inside) => IpAddr::V6(inside.strip_suffix(']')?.parse().ok()?),
+        None => text.parse().ok()?,
+    };
+    Some(address.to_canonical())
 }
 
 /// Parses one hop of `X-Forwarded-For` or the value of `X-Real-IP`: an address, optionally in brackets,
 /// optionally with a port (`198.51.100.7:443`, `[2001:db8::5]:443`). White space around it is ignored.
 pub fn parse_hop(text: &str) -> Option<IpAddr> {
     let text = text.trim_matches([' ', '\t']);
-    if let Some(rest) = text.strip_prefix('[') {
-        let (inside, after) = rest.split_once(']')?;
-        let address = inside.parse::<Ipv6Addr>().ok()?;
-        return (after.is_empty() || after.strip_prefix(':').and_then(port).is_some())
-            .then(|| IpAddr::V6(address).to_canonical());
-    }
-    if let Some(address) = parse(text) {
-        return Some(address);
-    }
-    let (address, after) = text.split_once(':')?;
-    port(after)?;
-    address.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+    parse(text).or_else(|| {
+        let (address, after) = text.rsplit_once(':')?;
+        port(after)?;
+        parse(address).filter(|_| address.starts_with('[') || !address.contains(':'))
+    })
 }
 
 /// Parses a port: one to five decimal digits, at most 65535.
@@ -85,9 +83,9 @@ impl AddressList {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether there is nothing in it that could match.
+    /// Whether nothing was listed, not even something invalid.
     pub fn is_empty(&self) -> bool {
-        self.networks.is_empty()
+        self.networks.is_empty() && self.invalid.is_empty()
     }
 
     /// The entries that are neither an address nor a CIDR, as written.
@@ -104,7 +102,14 @@ impl AddressList {
     }
 }
 
-fn parse_network(entry: &str) -> Option<IpNet> {
+impl FromIterator<IpNet> for AddressList {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
+        Self { networks: networks.into_iter().collect(), invalid: Vec::new() }
+    }
+}
+
+/// Parses one entry of such a list: an address, or a CIDR over IPv4 or native IPv6.
+pub fn parse_network(entry: &str) -> Option<IpNet> {
     let Some((address, prefix)) = entry.split_once('/') else {
         return parse(entry).map(IpNet::from);
     };
@@ -150,6 +155,8 @@ mod tests {
             "[2001:db8::5",
             "[2001:db8::5]x",
             "[198.51.100.7]",
+            "2001:db8::5:443x",
+            "[2001:db8::5]:",
             "fe80::1%eth0",
             "1.2.3.4, 5.6.7.8",
         ] {
@@ -170,7 +177,7 @@ mod tests {
     #[test]
     fn an_invalid_entry_matches_nothing_and_is_reported() {
         let list = AddressList::parse(["10.0.0.*", "10.0.0.0/33", "10.0.0.0/+8", "::ffff:10.0.0.0/104", "localhost"]);
-        assert!(list.is_empty());
+        assert!(!list.is_empty() && !list.contains(ip("10.0.0.1")) && !list.contains(ip("127.0.0.1")));
         assert_eq!(list.invalid().count(), 5);
     }
 

@@ -85,22 +85,18 @@ fn by_secret(request: &Request<'_>, policy: &Policy, attempts: &mut Attempts<'_>
 
 /// Takes the proxy's word, or the password of a caller on this host that does not come through it.
 fn by_proxy(request: &Request<'_>, policy: &Policy, attempts: &mut Attempts<'_>) -> Result<Identity, Denied> {
-    let AuthMode::TrustedProxy { proxy, password } = &policy.mode else { return Err(Denied::ProxyConfigMissing) };
+    let AuthMode::TrustedProxy { proxy: Some(proxy), password } = &policy.mode else {
+        return Err(Denied::ProxyConfigMissing);
+    };
     let proxies = &policy.ingress.trusted_proxies;
-    let vouched = proxy
-        .as_ref()
-        .ok_or(Denied::ProxyConfigMissing)
-        .and_then(|proxy| proxy.user(request.peer, request.headers, proxies, request.own_addresses))
-        .and_then(
-            |user| if page_may_use_identity(request, policy) { Ok(user) } else { Err(Denied::ProxyOriginNotAllowed) },
-        );
-    match vouched {
+    if proxies.is_empty() {
+        return Err(Denied::ProxyNoneConfigured);
+    }
+    let offers_password = password.is_some() && filled(request.credentials.password).is_some();
+    match proxy.user(request.peer, request.headers, proxies, request.own_addresses) {
+        Ok(_) if !page_may_use_identity(request, policy) => Err(Denied::ProxyOriginNotAllowed),
         Ok(user) => Ok(Identity { method: Method::TrustedProxy, user: Some(user) }),
-        Err(_)
-            if request.verdict.is_local() && password.is_some() && filled(request.credentials.password).is_some() =>
-        {
-            by_secret(request, policy, attempts)
-        }
+        Err(_) if request.verdict.is_local() && offers_password => by_secret(request, policy, attempts),
         Err(denied) => Err(denied),
     }
 }

@@ -78,7 +78,8 @@ fn decide(
     let shared = Shared::of(&outcome);
     let locality = |method| {
         let host = request.headers.single("host").ok().flatten();
-        Locality::of(request.verdict, host, client, has_browser_origin, shared.ok, method)
+        let origin = request.headers.values("origin").next().map(|origin| str::from_utf8(origin).unwrap_or_default());
+        Locality::of(request.verdict, host, origin, client, shared.ok, method)
     };
     let self_pairing = |method| is_self_pairing(locality(method), client, has_browser_origin, shared.ok, method);
 
@@ -411,6 +412,7 @@ impl Pairing<'_> {
         // secret gives them without a device too, so asking would protect nothing. Another role never does.
         let holds_secret = matches!(grant.method, Method::Token | Method::Password | Method::None);
         let local = (reason != PairingReason::ScopeUpgrade || (holds_secret && !has_browser_origin))
+            && (self.policy.pair_local_silently || reason == PairingReason::MetadataUpgrade)
             && (self.evidence.paired.is_none() || self.asks.role == Role::Operator)
             && is_silent(self.locality, reason, client, has_browser_origin);
         let automatic = matches!(reason, PairingReason::NotPaired | PairingReason::ScopeUpgrade)
@@ -807,6 +809,13 @@ mod tests {
         assert!(!rebound.pairing().silent);
         let container = Scene { device: Some(1), headers: vec![("host", "192.168.1.5:18789")], ..scene() };
         assert!(container.pairing().silent);
+    }
+
+    #[test]
+    fn silent_pairing_can_be_switched_off() {
+        let mut local = Scene { device: Some(1), ..scene() };
+        local.policy.pair_local_silently = false;
+        assert!(!local.pairing().silent);
     }
 
     #[test]

@@ -237,10 +237,11 @@ pub enum Client {
 }
 
 /// The client's address: the peer itself, or, behind a trusted proxy, the first hop of `X-Forwarded-For`
-/// from the right that is no trusted proxy.
+/// from the right that is neither a trusted proxy nor loopback on a proxy's host. So a loopback value is never
+/// the client (S-10).
 ///
-/// Each hop walked over was written by a trusted proxy, so one that is no address, or is loopback and not
-/// itself listed, makes the whole header worthless (S-10): we do not look further left.
+/// Each hop walked over was written by a trusted proxy. One that is no address makes the whole header worthless:
+/// we do not look further left, nor elsewhere. `X-Real-IP` serves, where allowed, when the header names nobody.
 pub fn client_address(peer: IpAddr, headers: HeaderView<'_>, policy: &IngressPolicy) -> Client {
     let peer = peer.to_canonical();
     if !policy.trusted_proxies.contains(peer) {
@@ -255,15 +256,14 @@ pub fn client_address(peer: IpAddr, headers: HeaderView<'_>, policy: &IngressPol
 }
 
 /// Walks `X-Forwarded-For` from the right. Repeated lines are one list (RFC 9110, section 5.3); empty
-/// elements don't count.
+/// elements don't count. [`Client::Unsaid`] when all hops are trusted, or there are none.
 pub(super) fn forwarded_client(headers: HeaderView<'_>, trusted: &AddressList) -> Client {
     let hops = headers.values("x-forwarded-for").flat_map(|line| line.split(|b| *b == b','));
     let mut client = Client::Unsaid;
     // The lines only iterate forwards: a hop that would stop the walk from the right overrides all before it.
     for hop in hops.map(<[u8]>::trim_ascii).filter(|hop| !hop.is_empty()) {
         client = match str::from_utf8(hop).ok().and_then(address::parse_hop) {
-            Some(address) if trusted.contains(address) && client == Client::Unsaid => Client::Invalid,
-            Some(address) if trusted.contains(address) => client,
+            Some(address) if address.is_loopback() || trusted.contains(address) => client,
             Some(address) if address::is_client(address) => Client::Known(address),
             _ => Client::Invalid,
         };
@@ -292,7 +292,7 @@ pub(super) fn tailscale_client(peer: IpAddr, headers: HeaderView<'_>) -> Option<
     if !peer.to_canonical().is_loopback() || !tailscale_wrote(headers) {
         return None;
     }
-    match forwarded_client(headers, &AddressList::parse(["127.0.0.1", "::1"])) {
+    match forwarded_client(headers, &AddressList::default()) {
         Client::Known(client) => Some(client),
         Client::Unsaid | Client::Invalid => None,
     }
@@ -347,10 +347,32 @@ mod tests {
             let expected = Verdict::TrustedProxy { proxy: ip("10.0.0.1"), client: None };
             assert_eq!(verdict("10.0.0.1", unsaid, &proxy), expected, "{unsaid:?}");
         }
-        for value in ["", " , ", "127.0.0.1", "198.51.100.7, garbage", "10.0.0.1", "198.51.100.7, ::1"] {
+        for value in ["", " , ", "127.0.0.1", "198.51.100.7, garbage", "10.0.0.1", "garbage, ::1", "0.0.0.0"] {
             let expected = Verdict::Unattributable { peer: ip("10.0.0.1"), why: bad };
             assert_eq!(verdict("10.0.0.1", &[("x-forwarded-for", value)], &proxy), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn s_10_a_loopback_hop_is_never_the_client() {
+        let proxy = trusting(&["10.0.0.1"]);
+        for value in ["198.51.100.7, 127.0.0.1", "127.0.0.1, 198.51.100.7", "::1, 198.51.100.7, ::ffff:127.0.0.1"] {
+            let verdict = verdict("10.0.0.1", &[("x-forwarded-for", value)], &proxy);
+            assert_eq!(verdict.client(), Some(ip("198.51.100.7")), "{value}");
+        }
+    }
+
+    #[test]
+    fn x_real_ip_serves_where_allowed_and_nothing_better_is_said() {
+        let allowed = IngressPolicy { real_ip_fallback: true, ..trusting(&["10.0.0.1"]) };
+        let client = |headers: &[(&str, &str)]| verdict("10.0.0.1", headers, &allowed).client();
+        let real = ("x-real-ip", "198.51.100.9");
+        assert_eq!(client(&[real]), Some(ip("198.51.100.9")));
+        assert_eq!(client(&[real, ("x-forwarded-for", "10.0.0.1")]), Some(ip("198.51.100.9")));
+        assert_eq!(client(&[real, ("x-forwarded-for", "198.51.100.7")]), Some(ip("198.51.100.7")));
+        assert_eq!(client(&[real, ("x-forwarded-for", "garbage")]), None);
+        assert_eq!(client(&[real, real]), None);
+        assert_eq!(client(&[("x-real-ip", "127.0.0.1")]), None);
     }
 
     #[test]

@@ -16,7 +16,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Parses a serialised origin; `None` for `null`, paths, user-info and anything else that is not one.
+    /// Parses a serialised origin; `None` for `null`, paths, user-info and anything else that is not one. The
+    /// `file://` that some web views send names no host; only a wildcard can allow it.
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.trim_matches([' ', '\t']).split_once("://")?;
         let mut letters = scheme.bytes();
@@ -25,13 +26,14 @@ impl Origin {
         {
             return None;
         }
-        let host = Host::parse(authority)?;
         let scheme = scheme.to_ascii_lowercase();
         let default_port = match scheme.as_str() {
             "http" | "ws" => Some(80),
             "https" | "wss" => Some(443),
+            "file" if authority.is_empty() => return Some(Self { scheme: scheme.into(), authority: Box::default() }),
             _ => None,
         };
+        let host = Host::parse(authority)?;
         let mut authority = authority.to_ascii_lowercase();
         if host.port().is_some() && host.port() == default_port {
             authority.truncate(authority.rfind(':').unwrap_or(authority.len()));
@@ -43,6 +45,12 @@ impl Origin {
     /// opaque: no list entry equals them.
     fn is_web(&self) -> bool {
         matches!(&*self.scheme, "http" | "https" | "ws" | "wss")
+    }
+
+    /// Whether the page comes from loopback, or exactly `localhost`. The pages of native shells do, under schemes
+    /// of their own (`tauri://localhost`).
+    pub fn is_loopback(&self) -> bool {
+        self.host().is_some_and(|host| host.is_loopback())
     }
 
     fn host(&self) -> Option<Host<'_>> {
@@ -102,20 +110,15 @@ impl OriginPolicy {
         if self.any {
             return Ok(OriginMatch::Wildcard);
         }
-        let (Some(here), Some(there)) = (host.and_then(Host::parse), origin.host()) else {
-            return Err(OriginRefused::NotAllowed);
-        };
-        let same = origin.is_web() && here.same(&there);
-        if same && self.host_fallback {
-            return Ok(OriginMatch::HostFallback);
+        let here = host.and_then(Host::parse).filter(|here| origin.host().is_some_and(|there| here.same(&there)));
+        match here {
+            Some(_) if self.host_fallback => Ok(OriginMatch::HostFallback),
+            Some(here) if here.is_private_site() && (local || !here.is_loopback()) => {
+                Ok(OriginMatch::PrivateSameOrigin)
+            }
+            _ if local && origin.is_loopback() => Ok(OriginMatch::LocalLoopback),
+            _ => Err(OriginRefused::NotAllowed),
         }
-        if same && here.is_private_site() && (local || !here.is_loopback()) {
-            return Ok(OriginMatch::PrivateSameOrigin);
-        }
-        if local && origin.is_web() && there.is_loopback() {
-            return Ok(OriginMatch::LocalLoopback);
-        }
-        Err(OriginRefused::NotAllowed)
     }
 
     /// Judges the `Origin` of a request, if it has one. `None`: no page is behind it, as far as it says.

@@ -7,11 +7,13 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
+use super::address::is_private;
 use super::client::Client;
 use super::device::VerifiedDevice;
 use super::grant::Method;
 use super::host::Host;
 use super::ingress::Verdict;
+use super::origin::Origin;
 use crate::rpc::error::{ErrorCode, RpcError};
 use crate::rpc::scope::{Role, ScopeSet};
 
@@ -25,32 +27,40 @@ pub enum Locality {
     CliContainerLocal,
     /// Any other client of that kind.
     SharedSecretLoopbackLocal,
+    /// The Control UI from a private address, under loopback names that only the request itself claims: perhaps a
+    /// container with a forwarded port, perhaps a neighbour on the network. Treated as remote (S-17); the name is
+    /// for the log.
+    BrowserContainerLocal,
     /// Anywhere else.
     Remote,
 }
 
 impl Locality {
-    /// Judges a client. `host` is the request's `Host`; `method` and `shared_auth_ok` say how and whether
-    /// the shared secret proved it.
+    /// Judges a client. `host` and `origin` are the request's headers; `method` and `shared_auth_ok` say how and
+    /// whether the shared secret proved it.
     pub fn of(
         verdict: Verdict,
         host: Option<&str>,
+        origin: Option<&str>,
         client: &Client<'_>,
-        has_browser_origin: bool,
         shared_auth_ok: bool,
         method: Option<Method>,
     ) -> Self {
-        let loopback_peer = matches!(verdict, Verdict::DirectRemote { client } if client.is_loopback());
-        let secret = shared_auth_ok && matches!(method, Some(Method::Token | Method::Password));
-        let private_host = || host.and_then(Host::parse).is_some_and(|host| host.is_private());
         if verdict.is_local() {
-            Self::DirectLocal
-        } else if !loopback_peer || !secret || has_browser_origin || !private_host() {
-            Self::Remote
-        } else if client.is_cli() {
-            Self::CliContainerLocal
-        } else {
-            Self::SharedSecretLoopbackLocal
+            return Self::DirectLocal;
+        }
+        let secret = shared_auth_ok && matches!(method, Some(Method::Token | Method::Password));
+        let (Verdict::DirectRemote { client: peer }, true) = (verdict, secret) else { return Self::Remote };
+        let Some(host) = host.and_then(Host::parse) else { return Self::Remote };
+        match origin {
+            None if !peer.is_loopback() || !host.is_private() => Self::Remote,
+            None if client.is_cli() => Self::CliContainerLocal,
+            None => Self::SharedSecretLoopbackLocal,
+            Some(origin) => {
+                let own_page = client.is_browser_ui() && client.is_webchat() && is_private(peer) && host.is_loopback();
+                let loopback_page = || Origin::parse(origin).is_some_and(|origin| origin.is_loopback());
+                if own_page && loopback_page() { Self::BrowserContainerLocal } else { Self::Remote }
+            }
         }
     }
 
@@ -60,6 +70,7 @@ impl Locality {
             Self::DirectLocal => "direct_local",
             Self::CliContainerLocal => "cli_container_local",
             Self::SharedSecretLoopbackLocal => "shared_secret_loopback_local",
+            Self::BrowserContainerLocal => "browser_container_local",
             Self::Remote => "remote",
         }
     }
@@ -113,7 +124,8 @@ impl PairingReason {
 /// Whether a pairing of this reason happens without asking.
 pub fn is_silent(locality: Locality, reason: PairingReason, client: &Client<'_>, has_browser_origin: bool) -> bool {
     let page = client.is_control_ui() || client.is_webchat();
-    if locality == Locality::Remote || (has_browser_origin && !page) {
+    let remote = matches!(locality, Locality::Remote | Locality::BrowserContainerLocal);
+    if remote || (has_browser_origin && !page) {
         return false;
     }
     if reason != PairingReason::MetadataUpgrade {

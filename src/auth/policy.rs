@@ -60,13 +60,15 @@ pub struct Policy {
     /// `gateway.auth.trustedProxy.deviceAutoApprove`: what a user interface behind the proxy is approved for
     /// without asking; `None` when off.
     pub device_auto_approve: Option<ScopeSet>,
+    /// `gateway.nodes.pairing.autoApproveLocal`: truly local devices are paired without asking. Default true.
+    pub pair_local_silently: bool,
     /// `gateway.nodes.pairing.autoApproveCidrs`: where new nodes are paired without asking. Their commands
     /// still need an approval.
     pub node_auto_approve: AddressList,
 }
 
 impl Policy {
-    /// A policy of `mode` with everything else off.
+    /// A policy of `mode` with everything else at its default.
     pub fn new(generation: u64, mode: AuthMode) -> Self {
         let identity_headers = match &mode {
             AuthMode::TrustedProxy { proxy: Some(proxy), .. } => {
@@ -84,6 +86,7 @@ impl Policy {
             allow_insecure_ui: false,
             identity_scopes: Vec::new(),
             device_auto_approve: None,
+            pair_local_silently: true,
             node_auto_approve: AddressList::default(),
         }
     }

@@ -41,9 +41,6 @@ impl TrustedProxy {
         proxies: &AddressList,
         own: OwnAddresses<'_>,
     ) -> Result<Box<str>, Denied> {
-        if proxies.is_empty() {
-            return Err(Denied::ProxyNoneConfigured);
-        }
         let peer = peer.map(|peer| peer.to_canonical()).filter(|peer| proxies.contains(*peer));
         let peer = peer.ok_or(Denied::ProxyUntrustedSource)?;
         if peer.is_loopback() {
