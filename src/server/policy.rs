@@ -55,6 +55,7 @@ pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>)
         gateway.auth.identity_scopes.iter().map(|(user, list)| (user.as_str().into(), scopes(list))).collect();
     policy.device_auto_approve =
         gateway.auth.trusted_proxy.as_ref().and_then(|proxy| proxy.device_auto_approve.as_deref()).map(scopes);
+    policy.pair_local_silently = gateway.nodes.auto_approve_local;
     policy.node_auto_approve = networks(&gateway.nodes.auto_approve_cidrs);
     policy
 }
