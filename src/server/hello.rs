@@ -64,8 +64,9 @@ impl Hello {
         }
         let may_read = grant.scopes().covers(Scope::Read);
         let presence = if may_read { hub.presence().json() } else { bytes::Bytes::from_static(b"[]") };
+        let mut health = Vec::with_capacity(512);
+        system.write_health(now, &mut health);
         let snapshot_rest = json!({
-            "health": system.health(now),
             "stateVersion": hub.state_version(),
             "uptimeMs": system.uptime_ms(),
             "sessionDefaults": {
@@ -89,6 +90,8 @@ impl Hello {
             r#"{{"type":"hello-ok","protocol":{protocol},"server":{server},"features":{features},"snapshot":{{"presence":"#
         );
         text.push_str(&String::from_utf8_lossy(&presence));
+        text.push_str(r#","health":"#);
+        text.push_str(&String::from_utf8_lossy(&health));
         let _ = write!(text, r#",{},"auth":{auth},"policy":{policy}}}"#, &snapshot_rest[1..]);
         text.into_bytes()
     }

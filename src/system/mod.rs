@@ -49,6 +49,7 @@ pub struct System(Arc<Inner>);
 struct Inner {
     facts: Facts,
     hub: Hub,
+    health_tail: Vec<u8>,
     started: Instant,
     heartbeats: AtomicBool,
 }
@@ -57,7 +58,9 @@ impl System {
     /// The domain of a gateway that has just started.
     pub fn new(facts: Facts, hub: Hub) -> Self {
         hub.presence().set_self(own_row(&facts));
-        Self(Arc::new(Inner { facts, hub, started: Instant::now(), heartbeats: AtomicBool::new(true) }))
+        let health_tail = report::health_tail(&facts.state_dir);
+        let heartbeats = AtomicBool::new(true);
+        Self(Arc::new(Inner { facts, hub, health_tail, started: Instant::now(), heartbeats }))
     }
 
     /// What it was started with.
@@ -68,6 +71,10 @@ impl System {
     /// Milliseconds since the start.
     pub fn uptime_ms(&self) -> u64 {
         u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn health_tail(&self) -> &[u8] {
+        &self.0.health_tail
     }
 
     fn hub(&self) -> &Hub {

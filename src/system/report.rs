@@ -13,29 +13,13 @@ use crate::task;
 pub const MAIN_AGENT: &str = "main";
 
 impl System {
-    /// `health`, also part of `hello-ok`.
-    pub fn health(&self, now: UnixMs) -> Value {
-        let sessions = json!({"path": self.facts().state_dir.display().to_string(), "count": 0, "recent": []});
-        json!({
-            "ok": true,
-            "ts": now,
-            "durationMs": 0,
-            "plugins": {"loaded": [], "errors": []},
-            "channels": {},
-            "channelOrder": [],
-            "channelLabels": {},
-            "heartbeatSeconds": 0,
-            "defaultAgentId": MAIN_AGENT,
-            "agents": [{
-                "agentId": MAIN_AGENT,
-                "isDefault": true,
-                "heartbeat": {
-                    "enabled": false, "every": "0m", "everyMs": null, "prompt": "", "target": "none", "ackMaxChars": 0,
-                },
-                "sessions": sessions,
-            }],
-            "sessions": sessions,
-        })
+    /// `health` as JSON, also part of `hello-ok`. All but its time is encoded once.
+    pub fn write_health(&self, now: UnixMs, out: &mut Vec<u8>) {
+        out.extend_from_slice(br#"{"ok":true,"ts":"#);
+        // Writing to a Vec cannot fail.
+        let _ = std::io::Write::write_fmt(out, format_args!("{}", now.0));
+        out.push(b',');
+        out.extend_from_slice(self.health_tail());
     }
 
     /// `status`.
@@ -95,6 +79,30 @@ impl System {
             "statusIssues": [],
         })
     }
+}
+
+/// `health` behind its time.
+pub(super) fn health_tail(state_dir: &std::path::Path) -> Vec<u8> {
+    let sessions = json!({"path": state_dir.display().to_string(), "count": 0, "recent": []});
+    let tail = json!({
+        "durationMs": 0,
+        "plugins": {"loaded": [], "errors": []},
+        "channels": {},
+        "channelOrder": [],
+        "channelLabels": {},
+        "heartbeatSeconds": 0,
+        "defaultAgentId": MAIN_AGENT,
+        "agents": [{
+            "agentId": MAIN_AGENT,
+            "isDefault": true,
+            "heartbeat": {
+                "enabled": false, "every": "0m", "everyMs": null, "prompt": "", "target": "none", "ackMaxChars": 0,
+            },
+            "sessions": sessions,
+        }],
+        "sessions": sessions,
+    });
+    tail.to_string().into_bytes().split_off(1)
 }
 
 /// Resident memory of the process, in bytes; zero where the system does not say.
