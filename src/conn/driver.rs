@@ -34,9 +34,9 @@ use crate::ws::message::{Message, Opcode};
 /// Bytes read at a time.
 const INPUT_BYTES: usize = 64 * 1024;
 /// Bytes of answers after which a turn stops to write.
-const OUTPUT_BYTES: usize = 256 * 1024;
+const OUTPUT_BYTES: usize = 64 * 1024;
 /// Capacity of the thread's output buffer that is kept from turn to turn.
-const OUTPUT_KEPT_BYTES: usize = 1024 * 1024;
+const OUTPUT_KEPT_BYTES: usize = 256 * 1024;
 /// Turns before the other connections of the worker have theirs.
 const TURNS: usize = 8;
 /// Expected bytes of an answer: it decides the form of the frame's head before the length is known.

@@ -151,6 +151,8 @@ pub struct Closing {
 struct State {
     queue: VecDeque<Item>,
     queued_bytes: usize,
+    /// Of what was drained last and may not have left the process yet: still the connection's to answer for.
+    drained_bytes: usize,
     seq: u64,
     dropped: u64,
     closing: Option<Closing>,
@@ -225,7 +227,8 @@ impl Outbox {
             // Droppable events may fill half of the room, so that what must arrive finds some.
             let room = if delivery == Delivery::Droppable { self.limit_bytes / 2 } else { self.limit_bytes };
             // An empty queue takes any one message: the limit is on what piles up, not on a message's size.
-            let fits = state.queue.is_empty() || state.queued_bytes + bytes <= room;
+            let waiting = state.queued_bytes + state.drained_bytes;
+            let fits = waiting == 0 || waiting + bytes <= room;
             if fits && self.budget.take(bytes) {
                 state.queued_bytes += bytes;
                 state.queue.push_back(item);
@@ -276,15 +279,20 @@ impl Outbox {
         self.is_closing.load(Ordering::Acquire)
     }
 
-    /// Takes up to `max` items out, oldest first, handing each to `take`, until it says to stop. Registers
-    /// `waker` for the next push when the queue has been emptied. Returns the closing reason once nothing
-    /// more waits.
+    /// Takes items out, oldest first, handing each to `take`, until it says to stop. Registers `waker` for the
+    /// next push when the queue has been emptied. Returns the closing reason once nothing more waits.
+    ///
+    /// To be called only when everything that was drained before has left the process: that is when its bytes
+    /// are given back.
     pub fn drain(&self, waker: &Waker, mut take: impl FnMut(Item) -> bool) -> Option<Closing> {
         let mut state = self.state();
+        if state.drained_bytes > 0 {
+            self.budget.give_back(std::mem::take(&mut state.drained_bytes));
+        }
         while let Some(item) = state.queue.pop_front() {
             let bytes = item.bytes();
             state.queued_bytes -= bytes;
-            self.budget.give_back(bytes);
+            state.drained_bytes += bytes;
             if !take(item) {
                 return None;
             }
@@ -304,9 +312,10 @@ impl Outbox {
         state.closing.clone().filter(|closing| !closing.flush)
     }
 
-    /// Bytes that wait.
+    /// Bytes that wait, drained ones that may not have left yet included.
     pub fn queued_bytes(&self) -> usize {
-        self.state().queued_bytes
+        let state = self.state();
+        state.queued_bytes + state.drained_bytes
     }
 
     /// Droppable events left out so far.
@@ -317,7 +326,7 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let bytes = self.state().queued_bytes;
+        let bytes = self.queued_bytes();
         self.budget.give_back(bytes);
     }
 }
@@ -367,8 +376,10 @@ mod tests {
         assert_eq!(outbox.push_text("kept"), Pushed::Queued);
         assert_eq!(outbox.dropped(), 3);
         assert_eq!(drain(&outbox).0.len(), 2);
+        assert_eq!(outbox.push_event(&tick), Pushed::Dropped, "what was drained may not have left yet");
+        drain(&outbox);
         outbox.push_event(&tick);
-        assert!(drain(&outbox).0[0].ends_with(r#","seq":5}"#));
+        assert!(drain(&outbox).0[0].ends_with(r#","seq":6}"#));
     }
 
     #[test]
