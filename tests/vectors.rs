@@ -93,11 +93,11 @@ fn read(folder: &Path) -> BTreeMap<String, Vec<Value>> {
     let mut families = BTreeMap::new();
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     for entry in entries {
-        let path = entry.unwrap().path();
+        let path = entry.expect("the folder can be listed").path();
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let file: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let family = file["family"].as_str().expect("a file names its family").to_owned();
         let cases = file["cases"].as_array().expect("a file has cases").clone();
