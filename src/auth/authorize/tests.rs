@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use super::*;
 use crate::auth::device::tests::Device;
 use crate::auth::device::{DeviceKey, SignedDevice};
 use crate::auth::evidence::{ApprovedRole, BootstrapCode, Credentials, DeviceToken, Request, Surface};
@@ -15,7 +16,6 @@ use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::tailscale::Whois;
 use crate::auth::trusted_proxy::TrustedProxy;
 use crate::auth::{address::AddressList, client::Client};
-use super::*;
 use crate::rpc::scope::Scope;
 
 const NOW: UnixMs = UnixMs(1_700_000_000_000);
@@ -79,13 +79,7 @@ fn remote() -> Scene {
 
 /// A node host with a device.
 fn node() -> Scene {
-    Scene {
-        client: client("node-host", "node"),
-        role: Some("node"),
-        scopes: Some(vec![]),
-        device: Some(1),
-        ..remote()
-    }
+    Scene { client: client("node-host", "node"), role: Some("node"), scopes: Some(vec![]), device: Some(1), ..remote() }
 }
 
 /// The Control UI on the gateway's own host.
@@ -131,8 +125,7 @@ fn paired_node(seed: u8, token: &str) -> PairedDevice {
 
 impl Scene {
     fn decide(&self) -> Decision {
-        let lines: Vec<(&str, &[u8])> =
-            self.headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        let lines: Vec<(&str, &[u8])> = self.headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let headers = HeaderView::new(&lines);
         let peer: IpAddr = self.peer.parse().unwrap();
         let verdict = Verdict::of(peer, headers, self.listener, &self.policy.ingress);
@@ -262,17 +255,12 @@ fn s_32_every_wrong_credential_counts_under_its_own_kind() {
     let attack = Scene { device: Some(1), ..remote() };
     let headers: Vec<(&str, &[u8])> = vec![];
     let there = Verdict::DirectRemote { client: "198.51.100.7".parse().unwrap() };
-    let locked = |scene: &Scene, kind| {
-        scene.limits.attempts(there, HeaderView::new(&headers), NOW).check(kind, "new").is_err()
-    };
+    let locked =
+        |scene: &Scene, kind| scene.limits.attempts(there, HeaderView::new(&headers), NOW).check(kind, "new").is_err();
     let mut attack = attack;
     for guess in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
-        attack.credentials = Credentials {
-            token: Some(guess),
-            device_token: Some(guess),
-            bootstrap_token: Some(guess),
-            password: None,
-        };
+        attack.credentials =
+            Credentials { token: Some(guess), device_token: Some(guess), bootstrap_token: Some(guess), password: None };
         attack.decide();
     }
     for kind in [CredentialKind::SharedSecret, CredentialKind::DeviceToken, CredentialKind::BootstrapToken] {
@@ -295,8 +283,7 @@ fn s_32_a_wrong_device_token_counts_even_beside_the_right_token() {
 
 #[test]
 fn wrong_credentials_count_although_the_device_proof_fails_later() {
-    let mut scene =
-        Scene { device: Some(1), client: Client { platform: "a|b", ..client("cli", "cli") }, ..remote() };
+    let mut scene = Scene { device: Some(1), client: Client { platform: "a|b", ..client("cli", "cli") }, ..remote() };
     for guess in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
         scene.credentials.token = Some(guess);
         assert!(matches!(scene.denied(), Denied::DeviceFieldInvalid(_)));
@@ -450,8 +437,7 @@ fn a_mismatch_with_a_device_advises_to_try_the_device_token() {
 
 #[test]
 fn the_gateways_own_helper_needs_no_pairing_on_its_host() {
-    let helper =
-        Scene { client: client("gateway-client", "backend"), scopes: Some(vec!["operator.admin"]), ..scene() };
+    let helper = Scene { client: client("gateway-client", "backend"), scopes: Some(vec!["operator.admin"]), ..scene() };
     assert_eq!(names(helper.granted().scopes()), ["operator.admin"]);
     let with_device = Scene { device: Some(1), ..helper };
     let grant = with_device.granted();
@@ -507,13 +493,7 @@ fn listed_networks_pair_new_nodes_and_nothing_else() {
 fn s_55_a_setup_code_serves_its_first_key_only() {
     let code = |bound_key: Option<DeviceKey>| {
         let expires_at = NOW.plus(1);
-        Some(BootstrapCode {
-            expires_at,
-            bound_key,
-            roles: vec![Role::Node],
-            scopes: ScopeSet::EMPTY,
-            approves: false,
-        })
+        Some(BootstrapCode { expires_at, bound_key, roles: vec![Role::Node], scopes: ScopeSet::EMPTY, approves: false })
     };
     let credentials = Credentials { bootstrap_token: Some("code"), ..Credentials::default() };
     let scene = Scene { credentials, bootstrap: code(None), ..node() };
@@ -812,9 +792,7 @@ fn proves(scene: &Scene, method: Method) -> bool {
                 && has("tailscale-user-login", "alice")
                 && has("x-forwarded-for", "198.51.100.7")
         }
-        (Method::DeviceToken, _) => {
-            !scene.unsigned && paired && (device_token == Some("dt") || token == Some("dt"))
-        }
+        (Method::DeviceToken, _) => !scene.unsigned && paired && (device_token == Some("dt") || token == Some("dt")),
         (Method::BootstrapToken, _) => {
             let bound = scene.bootstrap.as_ref().map(|code| code.bound_key.is_none() || scene.device == Some(2));
             !scene.unsigned && bound == Some(true) && bootstrap_token.is_some_and(|code| !code.is_empty())
