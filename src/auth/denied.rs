@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::ingress::Unattributable;
 use super::origin::OriginRefused;
 use crate::rpc::error::{ErrorCode, RpcError};
+use crate::ws::close::CloseCode;
 
 /// A reason to refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -383,8 +384,8 @@ impl Denied {
     }
 
     /// The code to close the connection with.
-    pub fn close_code(&self) -> u16 {
-        if *self == Self::AuthChanged { 4001 } else { 1008 }
+    pub fn close_code(&self) -> CloseCode {
+        if *self == Self::AuthChanged { CloseCode::AUTH_CHANGED } else { CloseCode::POLICY_VIOLATION }
     }
 }
 

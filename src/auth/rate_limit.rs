@@ -70,12 +70,10 @@ pub enum CredentialKind {
     DeviceToken,
     /// A setup code.
     BootstrapToken,
-    /// Not a credential: new pairing requests, counted by device.
-    PairingRequest,
 }
 
 impl CredentialKind {
-    const ALL: usize = 4;
+    const ALL: usize = 3;
 }
 
 /// Who is counted.

@@ -184,7 +184,7 @@ fn plain(text: &str) -> Option<String> {
 pub struct Kind {
     /// What it runs on.
     pub platform: Platform,
-    /// Whether it offers to talk: see [`Kind::offers_talk`].
+    /// Whether it offers to talk: by the capability `talk` or any command `talk.*`, in any case.
     pub talks: bool,
 }
 
@@ -198,7 +198,6 @@ impl Kind {
         Self { platform, talks: Self::offers_talk(caps, commands) }
     }
 
-    /// Whether a node offers to talk: by the capability `talk` or any command `talk.*`, in any case.
     fn offers_talk<'a>(caps: impl IntoIterator<Item = &'a str>, commands: impl IntoIterator<Item = &'a str>) -> bool {
         let talks = |command: &str| command.trim().get(..5).is_some_and(|start| start.eq_ignore_ascii_case("talk."));
         caps.into_iter().any(|cap| cap.trim().eq_ignore_ascii_case("talk")) || commands.into_iter().any(talks)

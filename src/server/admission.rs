@@ -150,7 +150,7 @@ impl Admission {
                 }
                 Decision::Denied(refusal) => {
                     let error = refusal.to_rpc_error();
-                    let code = CloseCode::new(refusal.reason.close_code()).unwrap_or(CloseCode::POLICY_VIOLATION);
+                    let code = refusal.reason.close_code();
                     return Err(Refused { reason: String::new(), error, code });
                 }
                 Decision::NeedsPairing(needed) => {
