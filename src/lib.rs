@@ -21,11 +21,12 @@
 //! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
 //! 2 adapters      net  store  client  config::load
 //! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
-//! 0 words         id  limits  secret  clock  rpc::{envelope,error,scope}  ws::{message,close}
+//! 0 words         address  id  limits  secret  clock  rpc::{envelope,error,scope}  ws::{message,close}
 //! ```
 //!
 //! `docs/architecture.md` has the reasons.
 
+pub mod address;
 pub mod auth;
 pub mod cli;
 pub mod client;

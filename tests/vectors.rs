@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use clawgate::auth::address::{self, AddressList};
+use clawgate::address::{self, AddressList};
 use clawgate::auth::client::Client as ClientInfo;
 use clawgate::auth::device::SignedFields;
 use clawgate::auth::ingress::{Client, IngressPolicy, Listener, client_address};

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::address;
+use crate::address;
 
 /// Where a request believes to have arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,9 +9,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::address::{self, AddressList};
 use super::headers::HeaderView;
 use super::host::Host;
+use crate::address::{self, AddressList};
 
 /// Headers that show that something stands between the client and us, besides the prefixes below. Presence
 /// counts, even when the value is empty (S-19).

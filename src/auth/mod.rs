@@ -14,7 +14,6 @@
 //! [`origin`], [`missing_device`], [`pairing`], [`scope_cap`], [`rate_limit`]. [`denied`] is the table of
 //! reasons. Only this folder makes a [`Grant`].
 
-pub mod address;
 mod authenticate;
 mod authorize;
 pub mod client;

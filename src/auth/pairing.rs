@@ -7,13 +7,13 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
-use super::address::is_private;
 use super::client::Client;
 use super::device::VerifiedDevice;
 use super::grant::Method;
 use super::host::Host;
 use super::ingress::Verdict;
 use super::origin::Origin;
+use crate::address::is_private;
 use crate::rpc::error::{ErrorCode, RpcError};
 use crate::rpc::scope::{Role, ScopeSet};
 

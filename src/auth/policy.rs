@@ -2,10 +2,10 @@
 //!
 //! The server builds one from the configuration and replaces it whole on reload, with the next generation.
 
-use super::address::AddressList;
 use super::ingress::IngressPolicy;
 use super::origin::OriginPolicy;
 use super::trusted_proxy::{TrustedProxy, same_user};
+use crate::address::AddressList;
 use crate::rpc::scope::ScopeSet;
 use crate::secret::SecretHash;
 

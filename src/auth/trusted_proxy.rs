@@ -6,9 +6,9 @@
 
 use std::net::IpAddr;
 
-use super::address::AddressList;
 use super::denied::Denied;
 use super::headers::HeaderView;
+use crate::address::AddressList;
 
 /// Bytes a user identity may have: the longest e-mail address.
 const USER_BYTES: usize = 320;

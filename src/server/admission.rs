@@ -133,7 +133,7 @@ impl Admission {
             challenge: &socket.nonce,
             paired: paired.as_ref(),
             bootstrap: None,
-            generation: policy.generation,
+            generation: socket.generation,
         };
         (auth::authorize(&evidence, &policy, &self.limits, now), verdict)
     }
@@ -351,7 +351,8 @@ impl Site for Admission {
     fn connected(self: Arc<Self>, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let Upgraded { stream, read, peer, head } = upgraded;
         self.preauth.fetch_add(1, Ordering::Relaxed);
-        let socket = Socket { id: self.hub.next_id(), peer, head, nonce: id::uuid().into() };
+        let generation = self.policy.load().generation;
+        let socket = Socket { id: self.hub.next_id(), peer, head, nonce: id::uuid().into(), generation };
         Box::pin(driver::run(stream, read, socket, self))
     }
 }

@@ -1,6 +1,6 @@
 //! From settings to what the layers below take: the access policy, the node policy, facts about the host.
 
-use crate::auth::address::AddressList;
+use crate::address::AddressList;
 use crate::auth::origin::OriginPolicy;
 use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::trusted_proxy::TrustedProxy;
@@ -38,10 +38,7 @@ pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>)
             password: hash(&start.auth.password),
         },
     };
-    let networks = |list: &[ipnet::IpNet]| {
-        let texts: Vec<String> = list.iter().map(ToString::to_string).collect();
-        AddressList::parse(texts.iter().map(String::as_str))
-    };
+    let networks = |list: &[ipnet::IpNet]| list.iter().copied().collect::<AddressList>();
     let mut policy = Policy::new(FIRST, mode);
     policy.ingress.trusted_proxies = networks(&gateway.trusted_proxies);
     policy.ingress.real_ip_fallback = gateway.allow_real_ip_fallback;

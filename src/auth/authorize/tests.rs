@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::address::AddressList;
+use crate::auth::client::Client;
 use crate::auth::device::tests::Device;
 use crate::auth::device::{DeviceKey, SignedDevice};
 use crate::auth::evidence::{ApprovedRole, BootstrapCode, Credentials, DeviceToken, Request, Surface};
@@ -15,7 +17,6 @@ use crate::auth::policy::AuthMode;
 use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::tailscale::Whois;
 use crate::auth::trusted_proxy::TrustedProxy;
-use crate::auth::{address::AddressList, client::Client};
 use crate::rpc::scope::Scope;
 
 const NOW: UnixMs = UnixMs(1_700_000_000_000);
