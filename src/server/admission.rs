@@ -215,9 +215,8 @@ impl Admission {
     }
 
     fn forget(&self, connection: &Connection) {
-        if connection.grant.role() == Role::Node {
-            self.domains.nodes.disconnected(connection);
-        }
+        // Of an operator it has the calls that wait for a node.
+        self.domains.nodes.disconnected(connection);
         self.hub.unregister(connection.id);
     }
 }
