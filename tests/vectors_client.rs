@@ -1,0 +1,167 @@
+//! Decision vectors of the client side: `url_policy`, `credentials_grid`, `credentials_scenarios`, and the
+//! cases of `stricter` that belong to them. The folder is `CLAWGATE_VECTORS`, by default `tests/vectors`.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use clawgate::client::credentials::{
+    AuthMode, Configured, Credential, CredentialError, Flags, RemoteOrder, Rules, Settings, Source, Variables,
+    credentials,
+};
+use clawgate::client::{GatewayUrl, Purpose};
+use clawgate::secret::Secret;
+use serde_json::{Value, json};
+
+fn cases(family: &str) -> Vec<Value> {
+    let folder = std::env::var_os("CLAWGATE_VECTORS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors"), PathBuf::from);
+    let Ok(text) = std::fs::read_to_string(folder.join(format!("{family}.json"))) else { return Vec::new() };
+    let file: Value = serde_json::from_str(&text).expect("a vector file is JSON");
+    file["cases"].as_array().expect("a vector file has cases").clone()
+}
+
+/// Runs a family and those cases of `stricter` that are of it; the latter win.
+fn run(family: &str, decide: impl Fn(&Value) -> Value) {
+    let stricter: Vec<Value> = cases("stricter").into_iter().filter(|case| case["of"] == family).collect();
+    let overruled: HashSet<String> = stricter.iter().map(|case| case["input"].to_string()).collect();
+    let regular = cases(family).into_iter().filter(|case| !overruled.contains(&case["input"].to_string()));
+    let differing: Vec<String> = regular
+        .chain(stricter.iter().cloned())
+        .filter_map(|case| {
+            let actual = decide(&case["input"]);
+            let name = case["name"].as_str().map_or_else(|| case["input"].to_string(), str::to_owned);
+            (actual != case["expected"])
+                .then(|| format!("{family}: {name}: expected {}, got {actual}", case["expected"]))
+        })
+        .collect();
+    assert!(differing.is_empty(), "{} cases differ:\n{}", differing.len(), differing.join("\n"));
+}
+
+#[test]
+fn url_policy() {
+    run("url_policy", |input| json!({"accept": GatewayUrl::parse(input.as_str().unwrap_or_default()).is_ok()}));
+}
+
+const CLI_URL: Source = Source::Flag("--url");
+const ENV_URL: Source = Source::Variable("OPENCLAW_GATEWAY_URL");
+
+fn answer(result: Result<(Credential, Credential), CredentialError>) -> Value {
+    match result {
+        Ok((token, password)) => {
+            let text = |credential: &Credential| credential.value().map(|secret| secret.expose().to_owned());
+            json!({"token": text(&token), "password": text(&password)})
+        }
+        Err(CredentialError::SecretUnavailable { path, .. }) => {
+            json!({"error": format!("SECRET_REF_UNAVAILABLE:{path}")})
+        }
+        Err(error) => json!({"error": error.to_string()}),
+    }
+}
+
+fn auth_mode(name: &Value) -> Option<AuthMode> {
+    match name.as_str()? {
+        "none" => Some(AuthMode::None),
+        "token" => Some(AuthMode::Token),
+        "password" => Some(AuthMode::Password),
+        "trusted-proxy" => Some(AuthMode::TrustedProxy),
+        other => panic!("unknown auth mode {other}"),
+    }
+}
+
+#[test]
+fn credentials_grid() {
+    run("credentials_grid", |input| {
+        let set = |group: &str, name: &str, value: &str| {
+            let there = input[group].as_array().is_some_and(|names| names.iter().any(|set| set == name));
+            if there { Configured::Value(Secret::new(value)) } else { Configured::Unset }
+        };
+        let variable = |name: &str, value: &'static str| {
+            input["env"].as_array().is_some_and(|names| names.iter().any(|set| set == name)).then_some(value)
+        };
+        let variables = Variables::read(|name| match name {
+            "OPENCLAW_GATEWAY_TOKEN" => variable("TOKEN", "ENV_T"),
+            "OPENCLAW_GATEWAY_PASSWORD" => variable("PASSWORD", "ENV_P"),
+            _ => None,
+        });
+        let settings = Settings {
+            remote_mode: input["mode"] == "remote",
+            auth_mode: auth_mode(&input["authMode"]),
+            token: set("auth", "token", "LOCAL_T"),
+            password: set("auth", "password", "LOCAL_P"),
+            remote_token: set("remote", "token", "REMOTE_T"),
+            remote_password: set("remote", "password", "REMOTE_P"),
+            ..Settings::default()
+        };
+        let decide =
+            |url, purpose: Purpose| answer(credentials(&Flags::default(), &variables, &settings, url, purpose.rules()));
+        json!({
+            "call": decide(Source::Default, Purpose::Call),
+            "probe": decide(Source::Default, Purpose::Probe),
+            "urlOverrideCli": decide(CLI_URL, Purpose::Call),
+            "urlOverrideEnv": decide(ENV_URL, Purpose::Call),
+        })
+    });
+}
+
+#[test]
+fn credentials_scenarios() {
+    run("credentials_scenarios", |input| {
+        let variable = |name: &str| input["env"][name].as_str();
+        // As `config` reads a secret: a text, a text with a variable in it, or a reference.
+        let configured = |value: &Value| match value {
+            Value::String(text) => {
+                match text.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
+                    None => Configured::text(Some(text)),
+                    Some(("", (name, ""))) => variable(name).map_or_else(
+                        || Configured::Unresolved(format!("{name} is not set")),
+                        |value| Configured::text(Some(value)),
+                    ),
+                    Some(_) => Configured::Unset,
+                }
+            }
+            Value::Object(reference) => match reference.get("id").and_then(Value::as_str).and_then(variable) {
+                Some(value) => Configured::text(Some(value)),
+                None => Configured::Unresolved("no value".into()),
+            },
+            _ => Configured::Unset,
+        };
+        let gateway = &input["cfg"]["gateway"];
+        let mode = input.get("modeOverride").unwrap_or(&gateway["mode"]);
+        let settings = Settings {
+            remote_mode: mode == "remote",
+            auth_mode: auth_mode(&gateway["auth"]["mode"]),
+            token: configured(&gateway["auth"]["token"]),
+            password: configured(&gateway["auth"]["password"]),
+            remote_token: configured(&gateway["remote"]["token"]),
+            remote_password: configured(&gateway["remote"]["password"]),
+            ..Settings::default()
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let flags = Flags {
+            token: text(&input["explicitAuth"]["token"]),
+            password: text(&input["explicitAuth"]["password"]),
+            ..Flags::default()
+        };
+        let url = match input["urlOverride"].as_str().map(str::trim) {
+            None | Some("") => Source::Default,
+            Some(_) if input["urlOverrideSource"] == "env" => ENV_URL,
+            Some(_) => CLI_URL,
+        };
+        let order = |fallback: &str, precedence: &str, usual: RemoteOrder| match (
+            input[fallback].as_str(),
+            input[precedence].as_str(),
+        ) {
+            (Some("remote-only"), _) => RemoteOrder::RemoteOnly,
+            (_, Some("env-first")) => RemoteOrder::EnvFirst,
+            (_, Some("remote-first")) => RemoteOrder::RemoteFirst,
+            _ => usual,
+        };
+        let call = Purpose::Call.rules();
+        let rules = Rules {
+            remote_token: order("remoteTokenFallback", "remoteTokenPrecedence", call.remote_token),
+            remote_password: order("remotePasswordFallback", "remotePasswordPrecedence", call.remote_password),
+            ..call
+        };
+        answer(credentials(&flags, &Variables::read(variable), &settings, url, rules))
+    });
+}
