@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use clawgate::client::credentials::{
-    AuthMode, Configured, Credential, CredentialError, Flags, RemoteOrder, Rules, Settings, Source, Variables,
+    AuthMode, Configured, Credential, CredentialError, Flags, RemoteOrder, Rules, Settings, Source, Sources, Variables,
     credentials,
 };
 use clawgate::client::{GatewayUrl, Purpose};
@@ -92,8 +92,12 @@ fn credentials_grid() {
             remote_password: set("remote", "password", "REMOTE_P"),
             ..Settings::default()
         };
-        let decide =
-            |url, purpose: Purpose| answer(credentials(&Flags::default(), &variables, &settings, url, purpose.rules()));
+        let flags = Flags::default();
+        let decide = |url_source, purpose: Purpose| {
+            let rules = purpose.rules();
+            let (variables, settings) = (&variables, &settings);
+            answer(credentials(&Sources { flags: &flags, variables, settings, url_source, run_token: None, rules }))
+        };
         json!({
             "call": decide(Source::Default, Purpose::Call),
             "probe": decide(Source::Default, Purpose::Probe),
@@ -113,7 +117,7 @@ fn credentials_scenarios() {
                 match text.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
                     None => Configured::text(Some(text)),
                     Some(("", (name, ""))) => variable(name).map_or_else(
-                        || Configured::Unresolved(format!("{name} is not set")),
+                        || Configured::reference(|| Err("not set".into())),
                         |value| Configured::text(Some(value)),
                     ),
                     Some(_) => Configured::Unset,
@@ -121,7 +125,7 @@ fn credentials_scenarios() {
             }
             Value::Object(reference) => match reference.get("id").and_then(Value::as_str).and_then(variable) {
                 Some(value) => Configured::text(Some(value)),
-                None => Configured::Unresolved("no value".into()),
+                None => Configured::reference(|| Err("no value".into())),
             },
             _ => Configured::Unset,
         };
@@ -142,7 +146,7 @@ fn credentials_scenarios() {
             password: text(&input["explicitAuth"]["password"]),
             ..Flags::default()
         };
-        let url = match input["urlOverride"].as_str().map(str::trim) {
+        let url_source = match input["urlOverride"].as_str().map(str::trim) {
             None | Some("") => Source::Default,
             Some(_) if input["urlOverrideSource"] == "env" => ENV_URL,
             Some(_) => CLI_URL,
@@ -162,6 +166,8 @@ fn credentials_scenarios() {
             remote_password: order("remotePasswordFallback", "remotePasswordPrecedence", call.remote_password),
             ..call
         };
-        answer(credentials(&flags, &Variables::read(variable), &settings, url, rules))
+        let variables = &Variables::read(variable);
+        let (flags, settings) = (&flags, &settings);
+        answer(credentials(&Sources { flags, variables, settings, url_source, run_token: None, rules }))
     });
 }

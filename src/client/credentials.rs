@@ -2,7 +2,7 @@
 //!
 //! One pure function, [`resolve`]: flags, environment and configuration in, a [`Resolution`] out that also
 //! says, for every source that could have given a credential, what came of it. It reads no file, runs no
-//! command and opens no socket: secret references are resolved by whoever fills [`Settings`].
+//! command and opens no socket itself; how a secret reference is followed is part of what it is given.
 //!
 //! The rules in order, the first that applies:
 //!
@@ -14,6 +14,7 @@
 //!    `gateway.remote`, `gateway.auth`. [`Purpose`] narrows both.
 
 use std::fmt;
+use std::rc::Rc;
 
 use thiserror::Error;
 
@@ -113,7 +114,7 @@ impl Variables {
     }
 }
 
-/// One configured credential, after its secret reference was followed.
+/// One configured credential.
 #[derive(Clone, Debug, Default)]
 pub enum Configured {
     /// Not set, or blank.
@@ -121,8 +122,8 @@ pub enum Configured {
     Unset,
     /// A value.
     Value(Secret),
-    /// A secret reference that gave nothing; the text says why.
-    Unresolved(String),
+    /// A secret that is kept elsewhere.
+    Reference(Reference),
 }
 
 impl Configured {
@@ -134,8 +135,24 @@ impl Configured {
         }
     }
 
+    /// A secret that `read` fetches, or says why it cannot. It is called at most once, and only when the
+    /// secret would be sent: it may run a command, or ask a person.
+    pub fn reference(read: impl Fn() -> Result<Secret, String> + 'static) -> Self {
+        Self::Reference(Reference(Rc::new(read)))
+    }
+
     const fn is_unset(&self) -> bool {
         matches!(self, Self::Unset)
+    }
+}
+
+/// The way to a secret that is kept elsewhere; see [`Configured::reference`].
+#[derive(Clone)]
+pub struct Reference(Rc<dyn Fn() -> Result<Secret, String>>);
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reference")
     }
 }
 
@@ -204,7 +221,7 @@ impl fmt::Display for Source {
 }
 
 /// What came of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is the one that is sent.
     Won,
@@ -212,8 +229,10 @@ pub enum Outcome {
     Outranked,
     /// It has no value.
     Unset,
-    /// It is a secret reference without a value.
-    Unresolved,
+    /// It is a secret reference that gave nothing; the text says why.
+    Failed(String),
+    /// It is a secret reference that was not followed, because its value would not be sent.
+    NotNeeded,
     /// The rules leave it out; the text says which rule.
     Excluded(&'static str),
 }
@@ -301,6 +320,7 @@ fn explicit_needed(source: &Source) -> String {
 }
 
 const URL_FLAG: Source = Source::Flag("--url");
+const PORT_FLAG: Source = Source::Flag("--port");
 const URL_VARIABLE: Source = Source::Variable("OPENCLAW_GATEWAY_URL");
 
 /// Decides the gateway and the credentials.
@@ -313,153 +333,98 @@ pub fn resolve(
     settings: &Settings,
     purpose: Purpose,
 ) -> Result<Resolution, CredentialError> {
-    let (url, url_source, remote_mode) = target(flags, variables, settings)?;
+    let (url, url_source) = target(flags, variables, settings)?;
     let url = GatewayUrl::parse(&url).map_err(|error| CredentialError::Url(error, url_source))?;
-    let run_token = settings.run_token.clone().filter(|(port, _)| *port == url.port());
-    let settings = Settings { remote_mode, run_token, ..settings.clone() };
-    let (token, password) = credentials(flags, variables, &settings, url_source, purpose.rules())?;
+    let run_token = settings.run_token.as_ref().filter(|(port, _)| *port == url.port()).map(|(_, token)| token);
+    let sources = Sources { flags, variables, settings, url_source, run_token, rules: purpose.rules() };
+    let (token, password) = credentials(&sources)?;
     if (url_source == URL_FLAG || url_source == URL_VARIABLE) && token.value().is_none() && password.value().is_none() {
         return Err(CredentialError::ExplicitNeeded(url_source));
     }
     Ok(Resolution { url, url_source, token, password })
 }
 
-/// The URL as text, what named it, and whether the rules of remote mode hold.
-fn target(
-    flags: &Flags,
-    variables: &Variables,
-    settings: &Settings,
-) -> Result<(String, Source, bool), CredentialError> {
+/// The URL as text, and what named it.
+fn target(flags: &Flags, variables: &Variables, settings: &Settings) -> Result<(String, Source), CredentialError> {
     let local = |port: u16| format!("{}://127.0.0.1:{port}", if settings.tls { "wss" } else { "ws" });
     let said =
         |text: &Option<String>| text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
     if let Some(url) = said(&flags.url) {
-        return Ok((url, URL_FLAG, false));
+        return Ok((url, URL_FLAG));
     }
     if let Some(port) = flags.port {
-        return Ok((local(port), Source::Flag("--port"), false));
+        return Ok((local(port), PORT_FLAG));
     }
     if let Some(url) = said(&variables.url) {
-        return Ok((url, URL_VARIABLE, false));
+        return Ok((url, URL_VARIABLE));
     }
     if settings.remote_mode {
         let url = said(&settings.remote_url).ok_or(CredentialError::NoRemoteUrl)?;
-        return Ok((url, Source::Key("gateway.remote.url"), true));
+        return Ok((url, Source::Key("gateway.remote.url")));
     }
     Ok(match (variables.port, settings.port) {
-        (Some(port), _) => (local(port), Source::Variable("OPENCLAW_GATEWAY_PORT"), false),
-        (None, Some(port)) => (local(port), Source::Key("gateway.port"), false),
-        (None, None) => (local(DEFAULT_PORT), Source::Default, false),
+        (Some(port), _) => (local(port), Source::Variable("OPENCLAW_GATEWAY_PORT")),
+        (None, Some(port)) => (local(port), Source::Key("gateway.port")),
+        (None, None) => (local(DEFAULT_PORT), Source::Default),
     })
 }
 
-/// Decides token and password for a URL that `url_source` named. [`resolve`] is the way in; this is public
-/// for the decision vectors, which name rules one by one.
+/// What [`credentials`] decides from.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    pub flags: &'a Flags,
+    pub variables: &'a Variables,
+    pub settings: &'a Settings,
+    pub url_source: Source,
+    pub run_token: Option<&'a Secret>,
+    pub rules: Rules,
+}
+
+impl Sources<'_> {
+    fn remote_mode(&self) -> bool {
+        self.settings.remote_mode && self.url_source != PORT_FLAG
+    }
+}
+
+/// Decides token and password. [`resolve`] is the way in; this is public for the decision vectors, which name
+/// rules one by one.
 ///
 /// # Errors
 /// [`CredentialError::SecretUnavailable`].
 #[doc(hidden)]
-pub fn credentials(
-    flags: &Flags,
-    variables: &Variables,
-    settings: &Settings,
-    url_source: Source,
-    rules: Rules,
-) -> Result<(Credential, Credential), CredentialError> {
-    let flag = [Configured::text(flags.token.as_deref()), Configured::text(flags.password.as_deref())];
-    let explicit = flag.iter().any(|value| !value.is_unset());
-    let excluded = if explicit {
-        Some("explicit credentials are sent alone")
-    } else if url_source == URL_FLAG {
-        Some("--url never borrows credentials")
-    } else {
-        None
+pub fn credentials(sources: &Sources<'_>) -> Result<(Credential, Credential), CredentialError> {
+    let remote_mode = sources.remote_mode();
+    let [token, password] = [Kind::Token, Kind::Password].map(|kind| kind.slots(sources));
+    let literal = |slots: &[Slot]| {
+        slots.iter().any(|slot| slot.excluded.is_none() && matches!(slot.configured, Configured::Value(_)))
     };
-    let config_excluded = excluded.or_else(|| {
-        (url_source == URL_VARIABLE).then_some("OPENCLAW_GATEWAY_URL takes credentials from the environment only")
-    });
+    // Where the mode says which of the two the gateway looks at, that one; else the one that is there will do.
+    let wanted = |kind: Kind, other_found: bool| match sources.settings.auth_mode {
+        Some(mode) if !remote_mode => kind.serves(mode),
+        _ => !other_found,
+    };
+    let token = Credential::choose(token, wanted(Kind::Token, literal(&password)));
+    let password = Credential::choose(password, wanted(Kind::Password, token.value().is_some()));
 
-    let [token, password] = [Kind::Token, Kind::Password].map(|kind| {
-        let (flag, variable, local, remote) = match kind {
-            Kind::Token => (&flag[0], &variables.token, &settings.token, &settings.remote_token),
-            Kind::Password => (&flag[1], &variables.password, &settings.password, &settings.remote_password),
-        };
-        let names = kind.names();
-        let local_unset = local.is_unset();
-        let run = match (&settings.run_token, kind) {
-            (Some((_, token)), Kind::Token) if local_unset => Configured::Value(token.clone()),
-            _ => Configured::Unset,
-        };
-        let remote_for_local = if !rules.remote_serves_local {
-            Some("a node host in local mode ignores gateway.remote")
-        } else if !local_unset {
-            Some("it serves only while gateway.auth has none")
-        } else if kind == Kind::Password && settings.auth_mode == Some(AuthMode::TrustedProxy) {
-            Some("with trusted-proxy the password is local")
-        } else {
-            None
-        };
-        let env = (Source::Variable(names.variable), variable, excluded);
-        let auth = (Source::Key(names.local), local, config_excluded);
-        let remote = |why: Option<&'static str>| (Source::Key(names.remote), remote, config_excluded.or(why));
-        let order = match (
-            settings.remote_mode,
-            if kind == Kind::Token { rules.remote_token } else { rules.remote_password },
-        ) {
-            (false, _) => {
-                let run = (Source::Run, &run, config_excluded);
-                if kind == Kind::Token && variables.in_gateway_service {
-                    vec![auth, run, remote(remote_for_local), env]
-                } else {
-                    vec![env, auth, run, remote(remote_for_local)]
-                }
-            }
-            (true, RemoteOrder::RemoteFirst) => vec![remote(None), env, auth],
-            (true, RemoteOrder::EnvFirst) => vec![env, remote(None), auth],
-            (true, RemoteOrder::RemoteOnly) => {
-                let why = "in remote mode this command uses gateway.remote alone";
-                vec![remote(None), (env.0, env.1, env.2.or(Some(why))), (auth.0, auth.1, auth.2.or(Some(why)))]
-            }
-        };
-        let flag = (Source::Flag(names.flag), flag, None);
-        Credential::choose(std::iter::once(flag).chain(order))
-    });
-    fail_closed(settings, &token, &password)?;
-    Ok((token, password))
-}
-
-/// A reference without a value that was reached is an error, unless nothing would come of its value.
-fn fail_closed(settings: &Settings, token: &Credential, password: &Credential) -> Result<(), CredentialError> {
-    let found = |credential: &Credential| credential.value().is_some();
-    let neither = !found(token) && !found(password);
-    for (kind, credential, other) in [(Kind::Token, token, password), (Kind::Password, password, token)] {
-        for candidate in credential.candidates.iter().filter(|candidate| candidate.outcome == Outcome::Unresolved) {
-            let names = kind.names();
-            let local = candidate.source == Source::Key(names.local);
-            let matters = match (settings.remote_mode, local) {
-                // The gateway's own mode says which of its credentials it looks at; without one, either will do.
-                (false, true) => settings.auth_mode.map_or(!found(other), |mode| kind.serves(mode)),
-                // A stand-in for what is not configured.
-                (false, false) => false,
-                (true, true) => neither && settings.auth_mode.is_none_or(|mode| kind.serves(mode)),
-                (true, false) => neither,
-            };
-            if matters {
-                let (path, value) = match (kind, local) {
-                    (Kind::Token, true) => (names.local, &settings.token),
-                    (Kind::Token, false) => (names.remote, &settings.remote_token),
-                    (Kind::Password, true) => (names.local, &settings.password),
-                    (Kind::Password, false) => (names.remote, &settings.remote_password),
-                };
-                let why = match value {
-                    Configured::Unresolved(why) => why.clone(),
-                    Configured::Unset | Configured::Value(_) => String::new(),
-                };
-                return Err(CredentialError::SecretUnavailable { path, why });
+    let neither = token.value().is_none() && password.value().is_none();
+    for candidate in token.candidates.iter().chain(&password.candidates) {
+        if let (Outcome::Failed(why), Source::Key(path)) = (&candidate.outcome, candidate.source) {
+            // Locally nothing stands in for what is configured (contract 4.4), but a stand-in itself may fail.
+            let fatal = if remote_mode { neither } else { path.starts_with("gateway.auth.") };
+            if fatal {
+                return Err(CredentialError::SecretUnavailable { path, why: why.clone() });
             }
         }
     }
-    Ok(())
+    Ok((token, password))
+}
+
+/// One source of one kind of credential, before it is looked at.
+struct Slot {
+    source: Source,
+    configured: Configured,
+    excluded: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -501,26 +466,94 @@ impl Kind {
             Self::Password => matches!(mode, AuthMode::Password | AuthMode::TrustedProxy),
         }
     }
+
+    /// Every source of this kind, in the order in which they count.
+    fn slots(self, sources: &Sources<'_>) -> Vec<Slot> {
+        let Sources { flags, variables, settings, url_source, run_token, rules } = *sources;
+        let names = self.names();
+        let (flag, variable, local, remote, remote_order) = match self {
+            Self::Token => {
+                (&flags.token, &variables.token, &settings.token, &settings.remote_token, rules.remote_token)
+            }
+            Self::Password => (
+                &flags.password,
+                &variables.password,
+                &settings.password,
+                &settings.remote_password,
+                rules.remote_password,
+            ),
+        };
+        let explicit = [&flags.token, &flags.password].iter().any(|flag| !Configured::text(flag.as_deref()).is_unset());
+        let no_env = if explicit {
+            Some("explicit credentials are sent alone")
+        } else {
+            (url_source == URL_FLAG).then_some("--url never borrows credentials")
+        };
+        let no_config = no_env
+            .or((url_source == URL_VARIABLE)
+                .then_some("OPENCLAW_GATEWAY_URL takes credentials from the environment only"));
+        let slot = |source, configured: &Configured, excluded: Option<&'static str>| Slot {
+            source,
+            configured: configured.clone(),
+            excluded,
+        };
+        let flag =
+            Slot { source: Source::Flag(names.flag), configured: Configured::text(flag.as_deref()), excluded: None };
+        let env = |why: Option<&'static str>| slot(Source::Variable(names.variable), variable, no_env.or(why));
+        let auth = |why: Option<&'static str>| slot(Source::Key(names.local), local, no_config.or(why));
+        let remote = |why: Option<&'static str>| slot(Source::Key(names.remote), remote, no_config.or(why));
+        if sources.remote_mode() {
+            return match remote_order {
+                RemoteOrder::RemoteFirst => vec![flag, remote(None), env(None), auth(None)],
+                RemoteOrder::EnvFirst => vec![flag, env(None), remote(None), auth(None)],
+                RemoteOrder::RemoteOnly => {
+                    let why = Some("in remote mode this command uses gateway.remote alone");
+                    vec![flag, remote(None), env(why), auth(why)]
+                }
+            };
+        }
+        let run = match (self, run_token) {
+            (Self::Token, Some(token)) => Configured::Value(token.clone()),
+            _ => Configured::Unset,
+        };
+        let taken = (!local.is_unset()).then_some("it serves only while gateway.auth has none");
+        let no_remote = if !rules.remote_serves_local {
+            Some("a node host in local mode ignores gateway.remote")
+        } else if self == Self::Password && settings.auth_mode == Some(AuthMode::TrustedProxy) {
+            Some("with trusted-proxy the password is local")
+        } else {
+            taken
+        };
+        let [auth, run, remote] = [auth(None), slot(Source::Run, &run, no_config.or(taken)), remote(no_remote)];
+        if self == Self::Token && variables.in_gateway_service {
+            vec![flag, auth, run, remote, env(None)]
+        } else {
+            vec![flag, env(None), auth, run, remote]
+        }
+    }
 }
 
 impl Credential {
-    fn choose<'a>(order: impl IntoIterator<Item = (Source, &'a Configured, Option<&'static str>)>) -> Self {
+    /// Goes through the sources; a reference is followed only when its value is `wanted`.
+    fn choose(slots: Vec<Slot>, wanted: bool) -> Self {
         let mut won = false;
-        let candidates = order
+        let candidates = slots
             .into_iter()
-            .map(|(source, configured, excluded)| {
+            .map(|Slot { source, configured, excluded }| {
                 let (value, outcome) = match (configured, excluded) {
                     (Configured::Unset, _) => (None, Outcome::Unset),
-                    (Configured::Value(value), Some(why)) => (Some(value.clone()), Outcome::Excluded(why)),
-                    (Configured::Unresolved(_), Some(why)) => (None, Outcome::Excluded(why)),
-                    (Configured::Unresolved(_), None) if won => (None, Outcome::Outranked),
-                    (Configured::Unresolved(_), None) => (None, Outcome::Unresolved),
-                    (Configured::Value(value), None) if won => (Some(value.clone()), Outcome::Outranked),
-                    (Configured::Value(value), None) => {
-                        won = true;
-                        (Some(value.clone()), Outcome::Won)
-                    }
+                    (Configured::Value(value), Some(why)) => (Some(value), Outcome::Excluded(why)),
+                    (Configured::Value(value), None) if won => (Some(value), Outcome::Outranked),
+                    (Configured::Value(value), None) => (Some(value), Outcome::Won),
+                    (Configured::Reference(_), Some(why)) => (None, Outcome::Excluded(why)),
+                    (Configured::Reference(_), None) if won => (None, Outcome::Outranked),
+                    (Configured::Reference(_), None) if !wanted => (None, Outcome::NotNeeded),
+                    (Configured::Reference(Reference(read)), None) => match read() {
+                        Ok(value) => (Some(value), Outcome::Won),
+                        Err(why) => (None, Outcome::Failed(why)),
+                    },
                 };
+                won |= outcome == Outcome::Won;
                 Candidate { source, value, outcome }
             })
             .collect();
@@ -622,7 +655,7 @@ mod tests {
     #[test]
     fn an_unresolved_reference_says_which_and_why() {
         let settings = Settings {
-            token: Configured::Unresolved("environment variable GW is not set".into()),
+            token: Configured::reference(|| Err("environment variable GW is not set".into())),
             remote_token: secret("remote"),
             ..Settings::default()
         };
@@ -638,7 +671,9 @@ mod tests {
     fn says_what_came_of_every_source() {
         let settings = Settings { token: secret("local"), remote_token: secret("remote"), ..Settings::default() };
         let resolution = resolve(&Flags::default(), &Variables::default(), &settings, Purpose::Call).unwrap();
-        let outcomes: Vec<_> = resolution.token.candidates.iter().map(|c| (c.source.to_string(), c.outcome)).collect();
+        let outcomes: Vec<_> =
+            resolution.token.candidates.into_iter().map(|c| (c.source.to_string(), c.outcome)).collect();
+        let excluded = Outcome::Excluded("it serves only while gateway.auth has none");
         assert_eq!(
             outcomes,
             [
@@ -646,8 +681,26 @@ mod tests {
                 ("OPENCLAW_GATEWAY_TOKEN".to_owned(), Outcome::Unset),
                 ("gateway.auth.token".to_owned(), Outcome::Won),
                 ("the token the running gateway made".to_owned(), Outcome::Unset),
-                ("gateway.remote.token".to_owned(), Outcome::Excluded("it serves only while gateway.auth has none")),
+                ("gateway.remote.token".to_owned(), excluded),
             ]
         );
+    }
+
+    #[test]
+    fn a_reference_is_followed_only_when_its_value_would_be_sent() {
+        let never = || Configured::reference(|| panic!("followed"));
+        let none = Variables::default();
+        let check = |settings: &Settings, variables: &Variables, expected: (Option<&str>, Option<&str>)| {
+            let resolution = resolve(&Flags::default(), variables, settings, Purpose::Call).unwrap();
+            assert_eq!(sent(&resolution), expected);
+        };
+        let token = Settings { token: secret("t"), password: never(), ..Settings::default() };
+        check(&token, &none, (Some("t"), None));
+        let by_mode = Settings { auth_mode: Some(AuthMode::Token), ..token };
+        check(&by_mode, &none, (Some("t"), None));
+        let outranked = Settings { token: never(), ..Settings::default() };
+        check(&outranked, &variables(&[("OPENCLAW_GATEWAY_TOKEN", "env")]), (Some("env"), None));
+        let followed = Settings { token: Configured::reference(|| Ok(Secret::new("kept"))), ..Settings::default() };
+        check(&followed, &none, (Some("kept"), None));
     }
 }

@@ -4,10 +4,30 @@
 //! configuration files or terminals.
 //!
 //! * [`credentials`] decides where to connect and with what, and can say why;
-//! * [`url_policy`] decides which URLs credentials may be sent to.
+//! * [`url_policy`] decides which URLs credentials may be sent to;
+//! * [`identity`] keeps the key of this device, and its tokens;
+//! * [`connect()`] goes the way in, [`Connection`] calls methods, [`Events`] gives what the gateway tells by itself;
+//! * [`node`] answers commands, for clients with the role `node`;
+//! * [`error`] says what went wrong, and what to do about it.
 
+mod connect;
+mod connection;
 pub mod credentials;
+pub mod error;
+mod frames;
+pub mod identity;
+pub mod node;
+mod options;
+mod upgrade;
 pub mod url_policy;
 
+pub use self::connect::{Hello, PROTOCOL, connect};
+pub use self::connection::{Connection, Event, Events};
 pub use self::credentials::Purpose;
+pub use self::error::{CallError, ConnectError};
+pub use self::identity::Identity;
+pub use self::options::{Auth, ConnectOptions, Program};
 pub use self::url_policy::{GatewayUrl, UrlError};
+
+#[cfg(test)]
+mod tests;
