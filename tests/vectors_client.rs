@@ -5,10 +5,15 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use clawgate::client::credentials::{
-    AuthMode, Configured, Credential, CredentialError, Flags, RemoteOrder, Rules, Settings, Source, Sources, Variables,
+    Configured, Credential, CredentialError, Flags, RemoteOrder, Rules, Settings, Source, Sources, Variables,
     credentials,
 };
 use clawgate::client::{GatewayUrl, Purpose};
+use clawgate::config::Environment;
+use clawgate::config::decode::decode;
+use clawgate::config::model::AuthMode;
+use clawgate::config::raw::Document;
+use clawgate::config::secret_ref::{EnvironmentOnly, SecretInput, SecretReader};
 use clawgate::secret::Secret;
 use serde_json::{Value, json};
 
@@ -111,35 +116,24 @@ fn credentials_grid() {
 fn credentials_scenarios() {
     run("credentials_scenarios", |input| {
         let variable = |name: &str| input["env"][name].as_str();
-        // As `config` reads a secret: a text, a text with a variable in it, or a reference.
-        let configured = |value: &Value| match value {
-            Value::String(text) => {
-                match text.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
-                    None => Configured::text(Some(text)),
-                    Some(("", (name, ""))) => variable(name).map_or_else(
-                        || Configured::reference(|| Err("not set".into())),
-                        |value| Configured::text(Some(value)),
-                    ),
-                    Some(_) => Configured::Unset,
-                }
-            }
-            Value::Object(reference) => match reference.get("id").and_then(Value::as_str).and_then(variable) {
-                Some(value) => Configured::text(Some(value)),
-                None => Configured::reference(|| Err("no value".into())),
-            },
-            _ => Configured::Unset,
-        };
-        let gateway = &input["cfg"]["gateway"];
-        let mode = input.get("modeOverride").unwrap_or(&gateway["mode"]);
-        let settings = Settings {
-            remote_mode: mode == "remote",
-            auth_mode: auth_mode(&gateway["auth"]["mode"]),
-            token: configured(&gateway["auth"]["token"]),
-            password: configured(&gateway["auth"]["password"]),
-            remote_token: configured(&gateway["remote"]["token"]),
-            remote_password: configured(&gateway["remote"]["password"]),
-            ..Settings::default()
-        };
+        let mut cfg = input["cfg"].clone();
+        if let Some(mode) = input.get("modeOverride") {
+            cfg["gateway"]["mode"] = mode.clone();
+        }
+        let environment = Environment::new(
+            input["env"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))),
+        );
+        let document = Document::parse(cfg.to_string()).expect("a configuration is JSON");
+        let config = decode(&document, &environment).expect("a configuration is valid").config;
+        let providers = config.secrets.clone();
+        let settings = Settings::from_config(&config, move |input: &SecretInput| {
+            let reader = SecretReader { providers: &providers, environment: &environment, access: &EnvironmentOnly };
+            reader.read(input).map_err(|why| why.to_string())
+        });
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let flags = Flags {
             token: text(&input["explicitAuth"]["token"]),

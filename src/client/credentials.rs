@@ -19,6 +19,8 @@ use std::rc::Rc;
 use thiserror::Error;
 
 use super::url_policy::{GatewayUrl, UrlError};
+use crate::config::model::{AuthMode, Config, Mode};
+use crate::config::secret_ref::SecretInput;
 use crate::secret::Secret;
 
 /// The port of a gateway when nothing names one.
@@ -156,20 +158,6 @@ impl fmt::Debug for Reference {
     }
 }
 
-/// How the gateway authenticates its clients (`gateway.auth.mode`), as far as it decides which local
-/// credential can matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthMode {
-    /// `none`.
-    None,
-    /// `token`.
-    Token,
-    /// `password`.
-    Password,
-    /// `trusted-proxy`.
-    TrustedProxy,
-}
-
 /// What the configuration says to a client.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -177,6 +165,8 @@ pub struct Settings {
     pub remote_mode: bool,
     /// `gateway.port`.
     pub port: Option<u16>,
+    /// The port when nothing names one; [`DEFAULT_PORT`] unless a profile has another.
+    pub default_port: Option<u16>,
     /// `gateway.tls.enabled`: the gateway on this host speaks `wss://`.
     pub tls: bool,
     /// `gateway.auth.mode`.
@@ -193,6 +183,38 @@ pub struct Settings {
     pub remote_password: Configured,
     /// The token that the gateway now running on this host made for this run, with its port.
     pub run_token: Option<(u16, Secret)>,
+}
+
+impl Settings {
+    /// What `config` says; `read` follows its secret references.
+    pub fn from_config(
+        config: &Config,
+        read: impl Fn(&SecretInput) -> Result<Secret, String> + Clone + 'static,
+    ) -> Self {
+        let configured = |input: &Option<SecretInput>| match input {
+            // A text with a variable in it that is not set is no secret; the incumbent drops it too.
+            None | Some(SecretInput::Incomplete { .. }) => Configured::Unset,
+            Some(SecretInput::Literal(secret)) => Configured::text(Some(secret.expose())),
+            Some(reference @ SecretInput::Ref(_)) => {
+                let (read, reference) = (read.clone(), reference.clone());
+                Configured::reference(move || read(&reference))
+            }
+        };
+        let gateway = &config.gateway;
+        Self {
+            remote_mode: gateway.mode == Some(Mode::Remote),
+            port: gateway.port,
+            default_port: None,
+            tls: gateway.tls.enabled,
+            auth_mode: gateway.auth.mode,
+            token: configured(&gateway.auth.token),
+            password: configured(&gateway.auth.password),
+            remote_url: gateway.remote.url.clone(),
+            remote_token: configured(&gateway.remote.token),
+            remote_password: configured(&gateway.remote.password),
+            run_token: None,
+        }
+    }
 }
 
 /// Where a credential or a URL comes from.
@@ -365,7 +387,7 @@ fn target(flags: &Flags, variables: &Variables, settings: &Settings) -> Result<(
     Ok(match (variables.port, settings.port) {
         (Some(port), _) => (local(port), Source::Variable("OPENCLAW_GATEWAY_PORT")),
         (None, Some(port)) => (local(port), Source::Key("gateway.port")),
-        (None, None) => (local(DEFAULT_PORT), Source::Default),
+        (None, None) => (local(settings.default_port.unwrap_or(DEFAULT_PORT)), Source::Default),
     })
 }
 

@@ -10,9 +10,8 @@
 //! What is signed, and how a device's id follows from its key, is in [`crate::auth::device`].
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -22,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::private_file::{Existing, write_private};
 use super::url_policy::GatewayUrl;
 use crate::auth::device::{DeviceId, DeviceKey};
 use crate::clock::UnixMs;
@@ -233,38 +233,10 @@ fn pretty(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-enum Existing {
-    Keep,
-    Replace,
-}
-
-/// Writes a file of mode 0600 in a folder of mode 0700, whole or not at all.
-fn write_private(path: &Path, content: &[u8], existing: Existing) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let draft = path.with_extension(format!("{}.tmp", id::uuid()));
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        // The mode at creation is cut by the umask, never widened; this is for those who set 0o777.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        match existing {
-            // A link, unlike a rename, fails when the name is taken.
-            Existing::Keep => fs::hard_link(&draft, path),
-            Existing::Replace => fs::rename(&draft, path),
-        }
-    };
-    let written = write();
-    if !(written.is_ok() && matches!(existing, Existing::Replace)) {
-        // The draft holds a secret: it must not stay, whatever else went wrong.
-        let _ = fs::remove_file(&draft);
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

@@ -5,7 +5,8 @@
 //!
 //! * [`credentials`] decides where to connect and with what, and can say why;
 //! * [`url_policy`] decides which URLs credentials may be sent to;
-//! * [`identity`] keeps the key of this device, and its tokens;
+//! * [`identity`] keeps the key of this device, and its tokens; [`run_token`] finds the one that a gateway on this host
+//!   made for itself;
 //! * [`connect()`] goes the way in, [`Connection`] calls methods, [`Events`] gives what the gateway tells by itself;
 //! * [`node`] answers commands, for clients with the role `node`;
 //! * [`error`] says what went wrong, and what to do about it.
@@ -18,6 +19,8 @@ mod frames;
 pub mod identity;
 pub mod node;
 mod options;
+mod private_file;
+pub mod run_token;
 mod upgrade;
 pub mod url_policy;
 

@@ -155,10 +155,8 @@ async fn calls_are_answered_in_any_order() {
         assert_eq!((hello.server_version.as_str(), hello.max_payload_bytes), ("9.9", 1000));
         assert!(hello.device_token.as_ref().unwrap().matches("dt"));
         let params = json!({"a": 1});
-        let (first, second) = tokio::join!(
-            connection.call("status", &(), SOON),
-            connection.call_as::<Value>("x", &params, SOON)
-        );
+        let (first, second) =
+            tokio::join!(connection.call("status", &(), SOON), connection.call_as::<Value>("x", &params, SOON));
         let Err(CallError::Remote(error)) = first else { panic!("{first:?}") };
         assert_eq!((error.code.as_str(), error.specific_code()), ("FORBIDDEN", "MISSING_SCOPE"));
         assert_eq!(second.unwrap(), json!({"n": 2}));
