@@ -7,15 +7,15 @@ use crate::config::{Environment, Paths, Profile};
 
 /// What every command starts from.
 #[derive(Clone, Debug)]
-pub struct Context {
+pub(super) struct Context {
     /// Which set of isolated defaults is in use.
-    pub profile: Profile,
+    pub(super) profile: Profile,
     /// Where configuration and state are.
-    pub paths: Paths,
+    pub(super) paths: Paths,
     /// The variables of the process.
-    pub environment: Environment,
+    pub(super) environment: Environment,
     /// Where to print.
-    pub output: Output,
+    pub(super) output: Output,
 }
 
 impl Context {
@@ -23,7 +23,7 @@ impl Context {
     ///
     /// # Errors
     /// The profile has no proper name, or there is no home directory and one is needed.
-    pub fn new(profile: Profile, output: Output) -> Result<Self, CliError> {
+    pub(super) fn new(profile: Profile, output: Output) -> Result<Self, CliError> {
         let environment = load::process_environment();
         let paths = load::process_paths(&environment, &profile)?;
         Ok(Self { profile, paths, environment, output })
@@ -33,7 +33,7 @@ impl Context {
     ///
     /// # Errors
     /// The file is broken; the text names file, line and key.
-    pub fn load(&self) -> Result<Loaded, CliError> {
+    pub(super) fn load(&self) -> Result<Loaded, CliError> {
         Ok(load::load(self.paths.clone(), self.environment.clone())?)
     }
 }

@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `devices ...`.
 #[derive(Debug, Subcommand)]
-pub enum DevicesCommand {
+pub(super) enum DevicesCommand {
     /// Show pending requests and paired devices
     List(GatewayFlags),
     /// Approve a device that waits
@@ -41,7 +41,7 @@ pub enum DevicesCommand {
 
 /// Which request to approve.
 #[derive(Debug, Args)]
-pub struct ApproveArgs {
+pub(super) struct ApproveArgs {
     /// The request's id; without it, the newest one is shown and nothing is approved
     #[arg(value_name = "REQUEST_ID")]
     request_id: Option<String>,
@@ -54,7 +54,7 @@ pub struct ApproveArgs {
 
 /// Which request.
 #[derive(Debug, Args)]
-pub struct RequestArgs {
+pub(super) struct RequestArgs {
     /// The request's id, from: devices list
     #[arg(value_name = "REQUEST_ID")]
     request_id: String,
@@ -64,7 +64,7 @@ pub struct RequestArgs {
 
 /// Which device.
 #[derive(Debug, Args)]
-pub struct RemoveArgs {
+pub(super) struct RemoveArgs {
     /// The device's id, or the beginning of it
     #[arg(value_name = "DEVICE_ID")]
     device_id: String,
@@ -74,7 +74,7 @@ pub struct RemoveArgs {
 
 /// Which device, and its label.
 #[derive(Debug, Args)]
-pub struct RenameArgs {
+pub(super) struct RenameArgs {
     /// The device's id, or the beginning of it
     #[arg(long, value_name = "ID")]
     device: String,
@@ -87,7 +87,7 @@ pub struct RenameArgs {
 
 /// Which token.
 #[derive(Debug, Args)]
-pub struct TokenArgs {
+pub(super) struct TokenArgs {
     /// The device's id, or the beginning of it
     #[arg(long, value_name = "ID")]
     device: String,
@@ -100,7 +100,7 @@ pub struct TokenArgs {
 
 /// Which token, and what the new one is good for.
 #[derive(Debug, Args)]
-pub struct RotateArgs {
+pub(super) struct RotateArgs {
     #[command(flatten)]
     token: TokenArgs,
     /// A scope of the new token; may be given several times. Without any, it has the old one's
@@ -117,7 +117,7 @@ fn role(text: &str) -> Result<Role, String> {
 
 impl DevicesCommand {
     /// Whether the result, and so an error, is printed as JSON.
-    pub fn prints_json(&self) -> bool {
+    pub(super) fn prints_json(&self) -> bool {
         match self {
             Self::List(flags) => flags.json,
             Self::Approve(args) => args.gateway.json,
@@ -132,7 +132,7 @@ impl DevicesCommand {
     ///
     /// # Errors
     /// What went wrong, for [`super::output::Output::fail`].
-    pub async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
         let output = context.output;
         let target = |flags: &GatewayFlags| Target::resolve(context, flags, Purpose::Call, TIMEOUT);
         match self {
@@ -500,7 +500,24 @@ mod tests {
     #[test]
     fn tables_fit_eighty_columns() {
         let devices = devices();
-        insta::assert_snapshot!(pending_table(&devices, UnixMs(180_000)).to_text(), @"");
-        insta::assert_snapshot!(paired_table(&devices.paired).to_text(), @"");
+        insta::assert_snapshot!(pending_table(&devices, UnixMs(180_000)).to_text(), @r"
+        ┌──────────────────────────────────────┬────────┬──────────┬──────────┬────────┐
+        │ Request                              ┆ Device ┆ Wants    ┆ Kind     ┆ Asked  │
+        ╞══════════════════════════════════════╪════════╪══════════╪══════════╪════════╡
+        │ f441e2a6-f5e8-4a5c-919c-bc9266a993d1 ┆ phone  ┆ operator ┆ scope    ┆ 2m ago │
+        │                                      ┆        ┆ read,    ┆ upgrade  ┆        │
+        │                                      ┆        ┆ write    ┆          ┆        │
+        │ r-2                                  ┆ cli    ┆ node     ┆ new,     ┆ 3m ago │
+        │                                      ┆        ┆          ┆ repair   ┆        │
+        └──────────────────────────────────────┴────────┴──────────┴──────────┴────────┘
+        ");
+        insta::assert_snapshot!(paired_table(&devices.paired).to_text(), @r"
+        ┌─────────┬──────────┬──────────┬────────┬────────────────────┬──────────┐
+        │ Device  ┆ ID       ┆ Roles    ┆ Scopes ┆ Tokens             ┆ IP       │
+        ╞═════════╪══════════╪══════════╪════════╪════════════════════╪══════════╡
+        │ cli     ┆ aaaaaaaa ┆ operator ┆ read   ┆ operator (revoked) ┆          │
+        │ Kitchen ┆ aaaaaabb ┆ node     ┆        ┆ node               ┆ 10.0.0.7 │
+        └─────────┴──────────┴──────────┴────────┴────────────────────┴──────────┘
+        ");
     }
 }

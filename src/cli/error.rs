@@ -11,10 +11,11 @@ use crate::client::error::{CallError, ConnectError, ConnectFailure, Disconnect, 
 use crate::client::identity::IdentityError;
 use crate::config::load::LoadError;
 use crate::config::paths::{InvalidProfile, NoHome};
+use crate::server::StartError;
 
 /// Why a command failed.
 #[derive(Debug, Error)]
-pub enum CliError {
+pub(super) enum CliError {
     /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -41,6 +42,9 @@ pub enum CliError {
     /// There is no place for configuration and state.
     #[error(transparent)]
     NoHome(#[from] NoHome),
+    /// The gateway did not start, or did not stay.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// `--profile` names none.
     #[error(transparent)]
     Profile(#[from] InvalidProfile),
@@ -62,17 +66,17 @@ pub enum CliError {
 
 impl CliError {
     /// A failure in words.
-    pub fn other(message: impl Into<String>) -> Self {
+    pub(super) fn other(message: impl Into<String>) -> Self {
         Self::Other { message: message.into(), advice: None }
     }
 
     /// A failure in words, and what to do about it.
-    pub fn with_advice(message: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn with_advice(message: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::Other { message: message.into(), advice: Some(advice.into()) }
     }
 
     /// 2 when the command line is wrong, 1 for other failures.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Profile(_) => ExitCode::from(2),
             Self::Unread => ExitCode::SUCCESS,
@@ -81,7 +85,7 @@ impl CliError {
     }
 
     /// What to do, a line each.
-    pub fn advice(&self) -> Vec<String> {
+    pub(super) fn advice(&self) -> Vec<String> {
         match self {
             Self::Connect { error, via } => error.advice().into_iter().chain([via.clone()]).collect(),
             Self::Call(error) => error.advice().into_iter().collect(),
@@ -91,7 +95,7 @@ impl CliError {
     }
 
     /// `{"ok":false,"error":{"type":..,"message":..}}`, in the incumbent's three types.
-    pub fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let mut error = match self {
             Self::Call(CallError::Remote(remote)) => request_error(remote),
             Self::Connect { error, .. } => connect_error(error),

@@ -29,7 +29,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// `gateway ...`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct GatewayArgs {
+pub(super) struct GatewayArgs {
     #[command(subcommand)]
     command: Option<GatewayCommand>,
     #[command(flatten)]
@@ -40,6 +40,21 @@ pub struct GatewayArgs {
 enum GatewayCommand {
     /// Run the gateway in the foreground
     Run(GatewayRun),
+    #[command(flatten)]
+    Talk(TalkCommand),
+}
+
+/// What to do: be a gateway, or talk to one.
+pub(super) enum Action {
+    /// Be one.
+    Run(Box<GatewayRun>),
+    /// Talk to one.
+    Talk(TalkCommand),
+}
+
+/// Commands that talk to a gateway.
+#[derive(Debug, Subcommand)]
+pub(super) enum TalkCommand {
     /// Call a method of the gateway
     Call(CallArgs),
     /// Ask the gateway how it is
@@ -52,34 +67,34 @@ enum GatewayCommand {
 
 /// How to run the gateway. Flags win over the environment, and that over the configuration.
 #[derive(Clone, Debug, Args)]
-pub struct GatewayRun {
+pub(super) struct GatewayRun {
     /// Port to listen on
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
+    pub(super) port: Option<u16>,
     /// Addresses to listen on: loopback, lan, tailnet, auto, custom
     #[arg(long, value_name = "MODE", value_parser = bind)]
-    pub bind: Option<Bind>,
+    pub(super) bind: Option<Bind>,
     /// What lets a client in: none, token, password, trusted-proxy
     #[arg(long, value_name = "MODE")]
-    pub auth: Option<AuthMode>,
+    pub(super) auth: Option<AuthMode>,
     /// The shared token (other users of this host can see it; OPENCLAW_GATEWAY_TOKEN is hidden from them)
     #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub(super) token: Option<String>,
     /// The shared password (other users of this host can see it; --password-file is hidden from them)
     #[arg(long, value_name = "PASSWORD", conflicts_with = "password_file")]
-    pub password: Option<String>,
+    pub(super) password: Option<String>,
     /// File to read the shared password from
     #[arg(long, value_name = "PATH")]
-    pub password_file: Option<PathBuf>,
+    pub(super) password_file: Option<PathBuf>,
     /// Threads that carry connections; default: one a core
     #[arg(long, value_name = "N")]
-    pub workers: Option<usize>,
+    pub(super) workers: Option<usize>,
     /// Run although gateway.mode is not local
     #[arg(long)]
-    pub allow_unconfigured: bool,
+    pub(super) allow_unconfigured: bool,
     /// Say more on standard error
     #[arg(long)]
-    pub verbose: bool,
+    pub(super) verbose: bool,
 }
 
 fn bind(text: &str) -> Result<Bind, String> {
@@ -94,7 +109,7 @@ impl GatewayRun {
     ///
     /// # Errors
     /// The password file cannot be read, or is empty.
-    pub fn flags(&self) -> Result<resolve::Flags, CliError> {
+    pub(super) fn flags(&self) -> Result<resolve::Flags, CliError> {
         let password = match &self.password_file {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
@@ -121,7 +136,7 @@ impl GatewayRun {
 
 /// Which method, with what.
 #[derive(Debug, Args)]
-struct CallArgs {
+pub(super) struct CallArgs {
     /// The method, such as health or node.list
     #[arg(value_name = "METHOD")]
     method: String,
@@ -134,7 +149,7 @@ struct CallArgs {
 
 /// What to look at.
 #[derive(Debug, Args)]
-struct StatusArgs {
+pub(super) struct StatusArgs {
     #[command(flatten)]
     gateway: GatewayFlags,
     /// Do not ask the gateway
@@ -149,36 +164,37 @@ struct StatusArgs {
 }
 
 impl GatewayArgs {
-    /// How to run the gateway, when that is what is asked for.
-    pub fn run(&self) -> Option<&GatewayRun> {
-        match &self.command {
-            None => Some(&self.run),
-            Some(GatewayCommand::Run(run)) => Some(run),
-            Some(_) => None,
-        }
-    }
-
     /// Whether an error is printed as JSON, too.
-    pub fn prints_json(&self) -> bool {
+    pub(super) fn prints_json(&self) -> bool {
         match &self.command {
             None | Some(GatewayCommand::Run(_)) => false,
-            Some(GatewayCommand::Call(args)) => args.gateway.json,
-            Some(GatewayCommand::Health(flags) | GatewayCommand::Probe(flags)) => flags.json,
-            Some(GatewayCommand::Status(args)) => args.gateway.json,
+            Some(GatewayCommand::Talk(TalkCommand::Call(args))) => args.gateway.json,
+            Some(GatewayCommand::Talk(TalkCommand::Health(flags) | TalkCommand::Probe(flags))) => flags.json,
+            Some(GatewayCommand::Talk(TalkCommand::Status(args))) => args.gateway.json,
         }
     }
 
-    /// Runs a command that talks to a gateway.
+    /// What is asked for; to run the gateway when nothing else is.
+    pub(super) fn action(self) -> Action {
+        match self.command {
+            None => Action::Run(Box::new(self.run)),
+            Some(GatewayCommand::Run(run)) => Action::Run(Box::new(run)),
+            Some(GatewayCommand::Talk(command)) => Action::Talk(command),
+        }
+    }
+}
+
+impl TalkCommand {
+    /// Runs the command.
     ///
     /// # Errors
     /// What went wrong, for [`super::output::Output::fail`].
-    pub async fn talk(self, context: &Context) -> Result<ExitCode, CliError> {
-        match self.command {
-            None | Some(GatewayCommand::Run(_)) => Ok(ExitCode::SUCCESS),
-            Some(GatewayCommand::Call(args)) => call(context, &args).await,
-            Some(GatewayCommand::Health(flags)) => health(context, &flags).await,
-            Some(GatewayCommand::Status(args)) => status(context, &args).await,
-            Some(GatewayCommand::Probe(flags)) => probe(context, &flags).await,
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+        match self {
+            Self::Call(args) => call(context, &args).await,
+            Self::Health(flags) => health(context, &flags).await,
+            Self::Status(args) => status(context, &args).await,
+            Self::Probe(flags) => probe(context, &flags).await,
         }
     }
 }

@@ -21,7 +21,7 @@ const RECONNECT: Duration = Duration::from_secs(2);
 
 /// Which lines.
 #[derive(Debug, Args)]
-pub struct LogsArgs {
+pub(super) struct LogsArgs {
     #[command(flatten)]
     gateway: GatewayFlags,
     /// Lines at most
@@ -54,7 +54,7 @@ struct Tail {
 
 impl LogsArgs {
     /// Whether an error is printed as JSON, too.
-    pub const fn prints_json(&self) -> bool {
+    pub(super) const fn prints_json(&self) -> bool {
         self.gateway.json
     }
 
@@ -62,7 +62,7 @@ impl LogsArgs {
     ///
     /// # Errors
     /// What went wrong, for [`Output::fail`].
-    pub async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
         let output = if self.plain { Output::new(true) } else { context.output };
         let mut cursor = None;
         loop {

@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 the command line makes no sense.
 
+pub mod config;
 mod context;
 mod devices;
 mod error;
@@ -12,7 +13,7 @@ mod gateway;
 mod logs;
 mod node_query;
 mod nodes;
-pub mod output;
+mod output;
 mod status;
 mod system;
 mod target;
@@ -30,6 +31,7 @@ use self::error::CliError;
 use self::output::Output;
 use crate::client::error::CallError;
 use crate::config::Profile;
+use crate::server;
 
 /// A high-performance gateway for OpenClaw, and its command line.
 #[derive(Debug, Parser)]
@@ -70,6 +72,9 @@ enum Command {
     /// The gateway's view of the system
     #[command(subcommand)]
     System(system::SystemCommand),
+    /// Read and edit the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Print the completion script for a shell
     Completion {
         /// The shell
@@ -89,7 +94,8 @@ impl Command {
             Self::Nodes(command) => command.prints_json(),
             Self::Devices(command) => command.prints_json(),
             Self::System(command) => command.prints_json(),
-            Self::Completion { .. } => false,
+            // `config` prints its own errors.
+            Self::Config(_) | Self::Completion { .. } => false,
         }
     }
 }
@@ -115,42 +121,51 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         None if cli.dev => Profile::Dev,
         None => Profile::Default,
     };
-    if let Command::Completion { shell } = cli.command {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "clawgate", &mut script);
-        output.print(String::from_utf8_lossy(&script).trim_end())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let context = Context::new(profile, output)?;
-    if let Command::Gateway(command) = &cli.command
-        && let Some(run) = command.run()
-    {
-        return serve(run, context);
-    }
-    // One connection, one call: a second thread would have nothing to do.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::other(format!("the runtime does not start: {error}")))?;
-    runtime.block_on(async {
-        match cli.command {
-            Command::Gateway(command) => command.talk(&context).await,
-            Command::Health(command) => command.run(&context).await,
-            Command::Status(command) => command.run(&context).await,
-            Command::Logs(command) => command.run(&context).await,
-            Command::Channels(command) => command.run(&context).await,
-            Command::Nodes(command) => command.run(&context).await,
-            Command::Devices(command) => command.run(&context).await,
-            Command::System(command) => command.run(&context).await,
-            Command::Completion { .. } => Ok(ExitCode::SUCCESS),
+    let context = || Context::new(profile, output);
+    match cli.command {
+        Command::Completion { shell } => complete(shell, output),
+        Command::Config(command) => {
+            let Context { paths, environment, .. } = context()?;
+            let context = config::ConfigContext { paths, environment };
+            output.streams(|out, err| config::run(command, &context, out, err))
         }
-    })
+        Command::Gateway(command) => match command.action() {
+            gateway::Action::Run(run) => serve(&run, context()?),
+            gateway::Action::Talk(command) => talk(command.run(&context()?)),
+        },
+        Command::Health(command) => talk(command.run(&context()?)),
+        Command::Status(command) => talk(command.run(&context()?)),
+        Command::Logs(command) => talk(command.run(&context()?)),
+        Command::Channels(command) => talk(command.run(&context()?)),
+        Command::Nodes(command) => talk(command.run(&context()?)),
+        Command::Devices(command) => talk(command.run(&context()?)),
+        Command::System(command) => talk(command.run(&context()?)),
+    }
 }
 
-/// Runs the gateway in this process.
+/// Runs a command that talks to a gateway. One connection, one call: a second thread would have nothing to do.
+fn talk(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CliError::other(format!("the runtime does not start: {error}")))?.block_on(command)
+}
+
+/// Runs the gateway in this process, until it is told to stop.
 fn serve(run: &gateway::GatewayRun, context: Context) -> Result<ExitCode, CliError> {
-    let _flags = run.flags()?;
-    let _loaded = context.load()?;
+    let options = server::Options {
+        flags: run.flags()?,
+        loaded: context.load()?,
+        profile: context.profile,
+        verbose: run.verbose,
+        workers: run.workers,
+    };
+    server::run(options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn complete(shell: clap_complete::Shell, output: Output) -> Result<ExitCode, CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "clawgate", &mut script);
+    output.print(String::from_utf8_lossy(&script).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -218,6 +233,8 @@ mod tests {
             "clawgate devices rotate --device d-1 --role operator --no-scopes",
             "clawgate devices revoke --device d-1 --role node --json",
             "clawgate system presence --json",
+            "clawgate config get gateway.port --json",
+            "clawgate config set gateway.remote.token abc",
             "clawgate completion bash",
         ] {
             if let Err(error) = parse(line) {

@@ -35,7 +35,7 @@ pub(super) fn find<'a>(nodes: &'a [Node], query: &str) -> Result<&'a Node, Query
     let name = folded(query);
     let kinds: [&dyn Fn(&Node) -> bool; 4] = [
         &|node| node.node_id == query,
-        &|node| node.remote_ip.as_deref() == Some(query),
+        &|node| !query.is_empty() && node.remote_ip.as_deref() == Some(query),
         &|node| !name.is_empty() && node.display_name.as_deref().map(folded).as_deref() == Some(&name),
         &|node| query.len() >= MIN_PREFIX && node.node_id.starts_with(query),
     ];
@@ -63,11 +63,13 @@ fn folded(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn node(id: &str, name: &str, ip: &str, connected: bool) -> Node {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Node { node_id: id.into(), display_name: some(name), remote_ip: some(ip), connected, ..Node::default() }
+        let node = json!({"nodeId": id, "displayName": name, "remoteIp": ip, "connected": connected});
+        serde_json::from_value(node).unwrap()
     }
 
     #[test]

@@ -29,7 +29,7 @@ const INVOKE_MARGIN: Duration = Duration::from_secs(10);
 
 /// `nodes ...`.
 #[derive(Debug, Subcommand)]
-pub enum NodesCommand {
+pub(super) enum NodesCommand {
     /// Show nodes: connected or not, approved or not
     Status(ListArgs),
     /// Show pending requests and paired nodes
@@ -52,7 +52,7 @@ pub enum NodesCommand {
 
 /// Which nodes to show.
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub(super) struct ListArgs {
     #[command(flatten)]
     gateway: GatewayFlags,
     /// Only nodes that are connected
@@ -65,7 +65,7 @@ pub struct ListArgs {
 
 /// Which request.
 #[derive(Debug, Args)]
-pub struct RequestArgs {
+pub(super) struct RequestArgs {
     /// The request's id, from: nodes pending
     #[arg(value_name = "REQUEST_ID")]
     request_id: String,
@@ -75,7 +75,7 @@ pub struct RequestArgs {
 
 /// Which node.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
+pub(super) struct NodeArgs {
     /// The node: its name, id, the beginning of its id, or its address
     #[arg(long, value_name = "NODE")]
     node: String,
@@ -85,7 +85,7 @@ pub struct NodeArgs {
 
 /// Which node, and its new name.
 #[derive(Debug, Args)]
-pub struct RenameArgs {
+pub(super) struct RenameArgs {
     #[command(flatten)]
     node: NodeArgs,
     /// The new name
@@ -95,7 +95,7 @@ pub struct RenameArgs {
 
 /// What to run where.
 #[derive(Debug, Args)]
-pub struct InvokeArgs {
+pub(super) struct InvokeArgs {
     #[command(flatten)]
     node: NodeArgs,
     /// The command, such as system.which
@@ -114,7 +114,7 @@ pub struct InvokeArgs {
 
 impl NodesCommand {
     /// The flags, for how errors are printed. Commands whose result is JSON print their errors so, too.
-    pub fn prints_json(&self) -> bool {
+    pub(super) fn prints_json(&self) -> bool {
         match self {
             Self::Status(args) | Self::List(args) => args.gateway.json,
             Self::Pending(flags) => flags.json,
@@ -128,7 +128,7 @@ impl NodesCommand {
     ///
     /// # Errors
     /// What went wrong, for [`super::output::Output::fail`].
-    pub async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
         match self {
             Self::Status(args) => status(context, &args).await?,
             Self::List(args) => list(context, &args).await?,
@@ -601,6 +601,12 @@ mod tests {
             ..Pending::default()
         };
         let text = pending_table(&[request], UnixMs(120_000)).to_text();
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r"
+        ┌──────────────────────────────────────┬─────────┬────────┬──────────┬────────┐
+        │ Request                              ┆ Node    ┆ System ┆ Commands ┆ Asked  │
+        ╞══════════════════════════════════════╪═════════╪════════╪══════════╪════════╡
+        │ cdb3f171-3a82-4f59-a5bb-94cc86e0aae6 ┆ kitchen ┆ linux  ┆ 2        ┆ 2m ago │
+        └──────────────────────────────────────┴─────────┴────────┴──────────┴────────┘
+        ");
     }
 }

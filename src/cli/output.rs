@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Attribute, Cell, ContentArrangement};
+use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement};
 use serde::Serialize;
 
 use super::error::CliError;
@@ -19,7 +19,7 @@ const DEFAULT_WIDTH: u16 = 80;
 
 /// How a piece of text looks on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
+pub(super) enum Tone {
     /// As it is.
     Plain,
     /// Headings.
@@ -49,7 +49,7 @@ impl Tone {
 
 /// Where a command prints.
 #[derive(Clone, Copy, Debug)]
-pub struct Output {
+pub(super) struct Output {
     colour: bool,
     colour_errors: bool,
     width: u16,
@@ -57,7 +57,7 @@ pub struct Output {
 
 impl Output {
     /// Standard output and error as they are now.
-    pub fn new(no_color: bool) -> Self {
+    pub(super) fn new(no_color: bool) -> Self {
         let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let terminal = io::stdout().is_terminal();
         let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
@@ -76,7 +76,7 @@ impl Output {
     }
 
     /// `text` in `tone`, where there are colours.
-    pub fn paint(self, tone: Tone, text: &str) -> String {
+    pub(super) fn paint(self, tone: Tone, text: &str) -> String {
         match tone.sgr() {
             Some(sgr) if self.colour => format!("\x1b[{sgr}m{}\x1b[0m", clean(text)),
             _ => clean(text).into_owned(),
@@ -87,7 +87,7 @@ impl Output {
     ///
     /// # Errors
     /// [`CliError::Unread`] when nobody reads, [`CliError::Output`].
-    pub fn print(self, lines: &str) -> Result<(), CliError> {
+    pub(super) fn print(self, lines: &str) -> Result<(), CliError> {
         let mut out = io::stdout().lock();
         writeln!(out, "{lines}").and_then(|()| out.flush()).map_err(unwritten)
     }
@@ -96,7 +96,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::print`].
-    pub fn line(self, text: &str) -> Result<(), CliError> {
+    pub(super) fn line(self, text: &str) -> Result<(), CliError> {
         self.print(&clean(text))
     }
 
@@ -104,7 +104,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::print`].
-    pub fn json(self, json: &str) -> Result<(), CliError> {
+    pub(super) fn json(self, json: &str) -> Result<(), CliError> {
         self.print(&pretty(json))
     }
 
@@ -112,7 +112,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::print`].
-    pub fn value(self, value: &impl Serialize) -> Result<(), CliError> {
+    pub(super) fn value(self, value: &impl Serialize) -> Result<(), CliError> {
         let json = serde_json::to_string(value).map_err(|error| CliError::other(error.to_string()))?;
         self.json(&json)
     }
@@ -121,18 +121,32 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::print`].
-    pub fn table(self, table: &Table) -> Result<(), CliError> {
+    pub(super) fn table(self, table: &Table) -> Result<(), CliError> {
         self.print(&table.render(self))
     }
 
+    /// Lends standard output and standard error to a command that prints for itself.
+    ///
+    /// # Errors
+    /// As [`Output::print`].
+    pub(super) fn streams(
+        self,
+        print: impl FnOnce(&mut dyn io::Write, &mut dyn io::Write) -> io::Result<ExitCode>,
+    ) -> Result<ExitCode, CliError> {
+        let mut out = io::stdout().lock();
+        let code = print(&mut out, &mut io::stderr().lock()).map_err(unwritten)?;
+        out.flush().map_err(unwritten)?;
+        Ok(code)
+    }
+
     /// Tells people something beside the output.
-    pub fn note(self, text: &str) {
+    pub(super) fn note(self, text: &str) {
         // Who closes standard error does not want to know.
         let _ = writeln!(io::stderr().lock(), "{}", clean(text));
     }
 
     /// Says why a command failed: for people on standard error and, for programs, as JSON on standard output.
-    pub fn fail(self, error: &CliError, json: bool) -> ExitCode {
+    pub(super) fn fail(self, error: &CliError, json: bool) -> ExitCode {
         if matches!(error, CliError::Unread) {
             return error.exit_code();
         }
@@ -160,33 +174,36 @@ fn unwritten(error: io::Error) -> CliError {
 
 /// `text` without what a terminal would obey: control characters other than line breaks and tabs, and the marks that
 /// turn the direction of writing around.
-pub fn clean(text: &str) -> Cow<'_, str> {
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
     let drives = |c: char| {
         (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if text.contains(drives) { text.replace(drives, "\u{fffd}").into() } else { text.into() }
 }
 
+/// Columns that are copied and pasted, so they are never broken.
+const UNBROKEN: [&str; 2] = ["Request", "ID"];
+
 /// A table that fits the terminal.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub(super) struct Table {
     head: Vec<&'static str>,
     rows: Vec<Vec<(Tone, String)>>,
 }
 
 impl Table {
     /// A table with these columns.
-    pub fn new(head: impl IntoIterator<Item = &'static str>) -> Self {
+    pub(super) fn new(head: impl IntoIterator<Item = &'static str>) -> Self {
         Self { head: head.into_iter().collect(), rows: Vec::new() }
     }
 
     /// Adds a row.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = (Tone, String)>) {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = (Tone, String)>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// Whether it has no rows.
-    pub const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
@@ -228,12 +245,17 @@ impl Table {
                 }
             }));
         }
+        for (column, at) in table.column_iter_mut().zip(&shown) {
+            if UNBROKEN.contains(&self.head[*at]) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
         table.to_string()
     }
 }
 
 /// Valid JSON with line breaks and two spaces a level. Order and digits stay as they are.
-pub fn pretty(json: &str) -> String {
+pub(super) fn pretty(json: &str) -> String {
     let mut out = String::with_capacity(json.len() * 2);
     let mut depth = 0_usize;
     let mut chars = json.chars().peekable();

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to look at.
 #[derive(Debug, Args)]
-pub struct HealthArgs {
+pub(super) struct HealthArgs {
     #[command(flatten)]
     gateway: GatewayFlags,
     /// Let the gateway probe what it depends on
@@ -30,7 +30,7 @@ pub struct HealthArgs {
 
 /// What to look at.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(super) struct StatusArgs {
     #[command(flatten)]
     gateway: GatewayFlags,
     /// Ask also for health, channels and the last heartbeat
@@ -43,14 +43,14 @@ pub struct StatusArgs {
 
 /// `channels ...`.
 #[derive(Debug, Subcommand)]
-pub enum ChannelsCommand {
+pub(super) enum ChannelsCommand {
     /// Show the chat channels
     Status(ChannelsArgs),
 }
 
 /// Which channels.
 #[derive(Debug, Args)]
-pub struct ChannelsArgs {
+pub(super) struct ChannelsArgs {
     #[command(flatten)]
     gateway: GatewayFlags,
     /// Let the gateway check the channels' credentials
@@ -63,7 +63,7 @@ pub struct ChannelsArgs {
 
 impl HealthArgs {
     /// Whether an error is printed as JSON, too.
-    pub const fn prints_json(&self) -> bool {
+    pub(super) const fn prints_json(&self) -> bool {
         self.gateway.json
     }
 
@@ -71,7 +71,7 @@ impl HealthArgs {
     ///
     /// # Errors
     /// What went wrong, for [`Output::fail`].
-    pub async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
         let target = Target::resolve(context, &self.gateway, Purpose::Call, TIMEOUT)?;
         let params = if self.verbose { json!({"probe": true}) } else { json!({}) };
         let connection = target.connect(scopes_for(["health"])).await?;
@@ -89,7 +89,7 @@ impl HealthArgs {
 
 impl ChannelsCommand {
     /// Whether an error is printed as JSON, too.
-    pub const fn prints_json(&self) -> bool {
+    pub(super) const fn prints_json(&self) -> bool {
         let Self::Status(args) = self;
         args.gateway.json
     }
@@ -98,7 +98,7 @@ impl ChannelsCommand {
     ///
     /// # Errors
     /// What went wrong, for [`Output::fail`].
-    pub async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
         let Self::Status(args) = self;
         let target = Target::resolve(context, &args.gateway, Purpose::Call, TIMEOUT)?;
         let mut params = json!({"probe": args.probe, "timeoutMs": target.timeout().as_millis()});
@@ -298,7 +298,7 @@ pub(super) fn capability(reached: &Reached) -> String {
 
 impl StatusArgs {
     /// Whether an error is printed as JSON, too.
-    pub const fn prints_json(&self) -> bool {
+    pub(super) const fn prints_json(&self) -> bool {
         self.gateway.json
     }
 
@@ -306,7 +306,7 @@ impl StatusArgs {
     ///
     /// # Errors
     /// What went wrong, for [`Output::fail`].
-    pub async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
         let output = context.output;
         let target = Target::resolve(context, &self.gateway, Purpose::Probe, TIMEOUT)?;
         let mut reached = Reached::connect(&target, ScopeSet::EMPTY.with(Scope::Read)).await;

@@ -18,14 +18,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `system ...`.
 #[derive(Debug, Subcommand)]
-pub enum SystemCommand {
+pub(super) enum SystemCommand {
     /// Show who is connected
     Presence(GatewayFlags),
 }
 
 impl SystemCommand {
     /// Whether an error is printed as JSON, too.
-    pub const fn prints_json(&self) -> bool {
+    pub(super) const fn prints_json(&self) -> bool {
         let Self::Presence(flags) = self;
         flags.json
     }
@@ -34,7 +34,7 @@ impl SystemCommand {
     ///
     /// # Errors
     /// What went wrong, for [`super::output::Output::fail`].
-    pub async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
         let Self::Presence(flags) = self;
         let target = Target::resolve(context, &flags, Purpose::Call, TIMEOUT)?;
         let raw = target.call_once("system-presence", &json!({})).await?;

@@ -28,31 +28,31 @@ use crate::secret::Secret;
 
 /// Flags of every command that talks to a gateway.
 #[derive(Clone, Debug, Default, Args)]
-pub struct GatewayFlags {
+pub(super) struct GatewayFlags {
     /// Print JSON, and nothing else, on standard output
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
     /// The gateway's URL (needs --token or --password)
     #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    pub(super) url: Option<String>,
     /// Port of a gateway on this host
     #[arg(long, value_name = "PORT", conflicts_with = "url", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
+    pub(super) port: Option<u16>,
     /// The gateway's shared token
     #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub(super) token: Option<String>,
     /// The gateway's shared password
     #[arg(long, value_name = "PASSWORD")]
-    pub password: Option<String>,
+    pub(super) password: Option<String>,
     /// Time for everything, in milliseconds
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: Option<u64>,
+    pub(super) timeout: Option<u64>,
 }
 
 /// A gateway to talk to.
-pub struct Target {
+pub(super) struct Target {
     /// URL and credentials, and where they came from.
-    pub resolution: Resolution,
+    pub(super) resolution: Resolution,
     state_dir: PathBuf,
     config_file: PathBuf,
     started: Instant,
@@ -64,7 +64,7 @@ impl Target {
     ///
     /// # Errors
     /// The configuration is broken, or nothing says where to connect.
-    pub fn resolve(
+    pub(super) fn resolve(
         context: &Context,
         flags: &GatewayFlags,
         purpose: Purpose,
@@ -90,12 +90,12 @@ impl Target {
     }
 
     /// What is left of the time for everything.
-    pub fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         self.timeout.saturating_sub(self.started.elapsed())
     }
 
     /// The time for everything.
-    pub const fn timeout(&self) -> Duration {
+    pub(super) const fn timeout(&self) -> Duration {
         self.timeout
     }
 
@@ -103,7 +103,7 @@ impl Target {
     ///
     /// # Errors
     /// No connection, or the key of this device is needed and cannot be used.
-    pub async fn connect(&self, scopes: ScopeSet) -> Result<Connection, CliError> {
+    pub(super) async fn connect(&self, scopes: ScopeSet) -> Result<Connection, CliError> {
         let Resolution { url, token, password, .. } = &self.resolution;
         let mut options = ConnectOptions::operator(url.clone(), scopes);
         options.timeout = HANDSHAKE_TIMEOUT.min(self.left());
@@ -158,7 +158,7 @@ impl Target {
     ///
     /// # Errors
     /// As [`Target::connect`] and [`Target::call`].
-    pub async fn call_once(&self, method: &str, params: &impl Serialize) -> Result<Box<RawValue>, CliError> {
+    pub(super) async fn call_once(&self, method: &str, params: &impl Serialize) -> Result<Box<RawValue>, CliError> {
         let connection = self.connect(scopes_for([method])).await?;
         let result = self.call(&connection, method, params).await;
         connection.close().await;
@@ -169,7 +169,7 @@ impl Target {
     ///
     /// # Errors
     /// [`CliError::Call`].
-    pub async fn call(
+    pub(super) async fn call(
         &self,
         connection: &Connection,
         method: &str,
@@ -184,7 +184,7 @@ impl Target {
     }
 
     /// Where URL and credentials come from, in one line, without the credentials.
-    pub fn provenance(&self) -> String {
+    pub(super) fn provenance(&self) -> String {
         let Resolution { url, url_source, token, password } = &self.resolution;
         let mut text = format!("{url} (from {url_source})");
         for (name, credential) in [("token", token), ("password", password)] {
@@ -210,7 +210,7 @@ fn refused_with(error: &ConnectError, code: &str) -> bool {
 
 /// The least scopes with which an operator may call all of `methods`. A method that this program does not know may
 /// need any.
-pub fn scopes_for<'a>(methods: impl IntoIterator<Item = &'a str>) -> ScopeSet {
+pub(super) fn scopes_for<'a>(methods: impl IntoIterator<Item = &'a str>) -> ScopeSet {
     methods.into_iter().fold(ScopeSet::EMPTY, |scopes, method| match catalog::access(method) {
         Some(Access::Operator(scope)) => scopes.with(scope),
         Some(Access::Node) => scopes,
@@ -235,7 +235,7 @@ fn settings(context: &Context) -> Result<(Settings, Variables), CliError> {
 }
 
 /// Where a credential came from, or that there is none.
-pub fn source_of(credential: &Credential) -> String {
+pub(super) fn source_of(credential: &Credential) -> String {
     credential.source().map_or_else(|| "none".into(), |source| source.to_string())
 }
 

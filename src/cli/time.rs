@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::UnixMs;
 
 /// How long ago `then` was: `just now`, `42s ago`, `3m ago`, `5h ago`, `2d ago`.
-pub fn ago(now: UnixMs, then: UnixMs) -> String {
+pub(super) fn ago(now: UnixMs, then: UnixMs) -> String {
     let seconds = now.since(then) / 1000;
     match seconds {
         0..=9 => "just now".into(),
@@ -14,7 +14,7 @@ pub fn ago(now: UnixMs, then: UnixMs) -> String {
 }
 
 /// A span in its largest unit: `42s`, `3m`, `5h`, `2d`.
-pub fn span(time: Duration) -> String {
+pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -25,7 +25,7 @@ pub fn span(time: Duration) -> String {
 }
 
 /// Reads `90s`, `30m`, `24h`, `7d`, `500ms`; for clap.
-pub fn parse_span(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {
