@@ -1,29 +1,273 @@
-//! (being written)
-pub mod config;
+//! The command line, with the grammar of the incumbent: `alias openclaw=clawgate` serves for the commands there are.
+//!
+//! It owns what a person types and sees. What happens is in [`crate::client`] and [`crate::server`]. One file holds one
+//! family of commands; all printing is in [`output`]; [`target`] decides which gateway a command talks to.
+//!
+//! Exit codes: 0 done, 1 failed, 2 the command line makes no sense.
 
-use crate::config::*;
-use std::{ffi::OsString, process::ExitCode};
-/// Runs the program.
+pub mod config;
+mod context;
+mod devices;
+mod error;
+mod gateway;
+mod logs;
+mod node_query;
+mod nodes;
+mod output;
+mod status;
+mod system;
+mod target;
+mod time;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use self::context::Context;
+use self::error::CliError;
+use self::output::Output;
+use crate::client::error::CallError;
+use crate::config::Profile;
+use crate::server;
+
+/// A high-performance gateway for OpenClaw, and its command line.
+#[derive(Debug, Parser)]
+#[command(name = "clawgate", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    /// Use the configuration, state and port of this profile (~/.openclaw-NAME)
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "dev")]
+    profile: Option<String>,
+    /// Use the development profile (~/.openclaw-dev, port 19001)
+    #[arg(long, global = true)]
+    dev: bool,
+    /// No colours
+    #[arg(long, global = true)]
+    no_color: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway, or talk to one
+    Gateway(gateway::GatewayArgs),
+    /// Ask the gateway how it is
+    Health(status::HealthArgs),
+    /// Show the gateway, who is there, and what works
+    Status(status::StatusArgs),
+    /// Show the gateway's log
+    Logs(logs::LogsArgs),
+    /// Chat channels
+    #[command(subcommand)]
+    Channels(status::ChannelsCommand),
+    /// Nodes: devices that offer commands
+    #[command(subcommand)]
+    Nodes(nodes::NodesCommand),
+    /// Devices: who may connect, and with which tokens
+    #[command(subcommand)]
+    Devices(devices::DevicesCommand),
+    /// The gateway's view of the system
+    #[command(subcommand)]
+    System(system::SystemCommand),
+    /// Read and edit the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print the completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    /// Whether an error is printed as JSON, too.
+    fn prints_json(&self) -> bool {
+        match self {
+            Self::Gateway(command) => command.prints_json(),
+            Self::Health(command) => command.prints_json(),
+            Self::Status(command) => command.prints_json(),
+            Self::Logs(command) => command.prints_json(),
+            Self::Channels(command) => command.prints_json(),
+            Self::Nodes(command) => command.prints_json(),
+            Self::Devices(command) => command.prints_json(),
+            Self::System(command) => command.prints_json(),
+            // `config` prints its own errors.
+            Self::Config(_) | Self::Completion { .. } => false,
+        }
+    }
+}
+
+/// Runs the program with these arguments, the first of which is its name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args: Vec<String> = args.into_iter().map(|a| a.into_string().unwrap_or_default()).collect();
-    let flag = |name: &str| args.iter().position(|a| a == name).and_then(|at| args.get(at + 1)).cloned();
-    let profile = Profile::Default;
-    let environment = load::process_environment();
-    let Ok(paths) = load::process_paths(&environment, &profile) else { return ExitCode::FAILURE };
-    let Ok(loaded) = load::load(paths, environment) else { return ExitCode::FAILURE };
-    let flags = resolve::Flags {
-        port: flag("--port").and_then(|p| p.parse().ok()),
-        token: flag("--token").map(crate::secret::Secret::new),
-        ..Default::default()
-    };
-    let workers = flag("--workers").and_then(|p| p.parse().ok());
-    let verbose = args.iter().any(|a| a == "--verbose");
-    match crate::server::run(crate::server::Options { flags, profile, loaded, verbose, workers }) {
-        Ok(_) => ExitCode::SUCCESS,
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
         Err(error) => {
-            use std::io::Write;
-            let _ = writeln!(std::io::stderr(), "{error}");
-            ExitCode::FAILURE
+            // Help that nobody reads is no failure.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let output = Output::new(cli.no_color);
+    let json = cli.command.prints_json();
+    dispatch(cli, output).unwrap_or_else(|error| output.fail(&error, json))
+}
+
+fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
+    let profile = match &cli.profile {
+        Some(name) => Profile::parse(name)?,
+        None if cli.dev => Profile::Dev,
+        None => Profile::Default,
+    };
+    let context = || Context::new(profile, output);
+    match cli.command {
+        Command::Completion { shell } => complete(shell, output),
+        Command::Config(command) => {
+            let Context { paths, environment, .. } = context()?;
+            let context = config::ConfigContext { paths, environment };
+            output.streams(|out, err| config::run(command, &context, out, err))
+        }
+        Command::Gateway(command) => match command.action() {
+            gateway::Action::Run(run) => serve(&run, context()?),
+            gateway::Action::Talk(command) => talk(command.run(&context()?)),
+        },
+        Command::Health(command) => talk(command.run(&context()?)),
+        Command::Status(command) => talk(command.run(&context()?)),
+        Command::Logs(command) => talk(command.run(&context()?)),
+        Command::Channels(command) => talk(command.run(&context()?)),
+        Command::Nodes(command) => talk(command.run(&context()?)),
+        Command::Devices(command) => talk(command.run(&context()?)),
+        Command::System(command) => talk(command.run(&context()?)),
+    }
+}
+
+/// Runs a command that talks to a gateway. One connection, one call: a second thread would have nothing to do.
+fn talk(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CliError::other(format!("the runtime does not start: {error}")))?.block_on(command)
+}
+
+/// Runs the gateway in this process, until it is told to stop.
+fn serve(run: &gateway::GatewayRun, context: Context) -> Result<ExitCode, CliError> {
+    let options = server::Options {
+        flags: run.flags()?,
+        loaded: context.load()?,
+        profile: context.profile,
+        verbose: run.verbose,
+        workers: run.workers,
+    };
+    server::run(options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn complete(shell: clap_complete::Shell, output: Output) -> Result<ExitCode, CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "clawgate", &mut script);
+    output.print(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a result as what the method is known to give.
+fn parse_result<T: DeserializeOwned>(method: &str, result: &RawValue) -> Result<T, CliError> {
+    serde_json::from_str(result.get())
+        .map_err(|error| CallError::Result { method: method.into(), why: error.to_string().into() }.into())
+}
+
+/// Reads a JSON object from the command line.
+fn json_object(flag: &str, text: &str) -> Result<Box<RawValue>, CliError> {
+    let usage = |why: String| CliError::Usage(format!("{flag} must be a JSON object: {why}"));
+    let raw: Box<RawValue> = serde_json::from_str(text).map_err(|error| usage(error.to_string()))?;
+    if raw.get().starts_with('{') { Ok(raw) } else { Err(usage(format!("{text} is none"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn takes_the_incumbents_command_lines() {
+        for line in [
+            "clawgate gateway",
+            "clawgate gateway run --port 18789 --bind loopback --auth token --token t --verbose --allow-unconfigured",
+            "clawgate gateway --port 19000 --bind lan",
+            "clawgate gateway call health",
+            "clawgate gateway call node.invoke --params {} --json --timeout 5000 --url wss://x --token t",
+            "clawgate gateway health --json",
+            "clawgate gateway probe --json --timeout 3000",
+            "clawgate gateway status --deep --require-rpc",
+            "clawgate --profile work gateway status --no-probe",
+            "clawgate health --json --timeout 1000",
+            "clawgate health --verbose",
+            "clawgate status --deep",
+            "clawgate status --all --json",
+            "clawgate channels status --probe --channel telegram",
+            "clawgate logs --limit 5 --json",
+            "clawgate logs --follow --interval 500 --plain --no-color",
+            "clawgate nodes status --connected --last-connected 24h --json",
+            "clawgate nodes list",
+            "clawgate nodes pending --json",
+            "clawgate nodes approve r-1",
+            "clawgate nodes reject r-1 --json",
+            "clawgate nodes describe --node kitchen --json",
+            "clawgate nodes rename --node kitchen --name Pantry",
+            "clawgate nodes remove --node kitchen",
+            "clawgate nodes invoke --node kitchen --command system.which --params {} --invoke-timeout 15000 --idempotency-key k",
+            "clawgate devices list --password p",
+            "clawgate devices approve",
+            "clawgate devices approve r-1 --latest",
+            "clawgate devices reject r-1",
+            "clawgate devices remove d-1",
+            "clawgate devices rename --device d-1 --name Phone",
+            "clawgate devices rotate --device d-1 --role operator --scope operator.read --scope operator.write",
+            "clawgate devices rotate --device d-1 --role operator --no-scopes",
+            "clawgate devices revoke --device d-1 --role node --json",
+            "clawgate system presence --json",
+            "clawgate config get gateway.port --json",
+            "clawgate config set gateway.remote.token abc",
+            "clawgate completion bash",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_makes_no_sense() {
+        for line in [
+            "clawgate",
+            "clawgate nodes",
+            "clawgate nodes approve",
+            "clawgate nodes rename --node x",
+            "clawgate gateway --port 0",
+            "clawgate gateway --bind 0.0.0.0",
+            "clawgate gateway --auth maybe",
+            "clawgate devices rotate --device d",
+            "clawgate devices revoke --device d --role admin",
+            "clawgate health --timeout 0",
+            "clawgate health --url wss://x --port 1",
+            "clawgate logs --limit 0",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_a_json_object() {
+        assert_eq!(json_object("--params", "{\"b\":1.0}").unwrap().get(), "{\"b\":1.0}");
+        for wrong in ["", "[]", "1", "{", "notjson"] {
+            assert!(matches!(json_object("--params", wrong), Err(CliError::Usage(_))), "{wrong}");
         }
     }
 }

@@ -1,1 +1,36 @@
-//! (being written)
+//! The other end of the wire: what the CLI, tests and the load test use to talk to a gateway.
+//!
+//! It owns the way from "which gateway, with which credentials" to an answered call. It knows nothing of
+//! configuration files or terminals.
+//!
+//! * [`credentials`] decides where to connect and with what, and can say why;
+//! * [`url_policy`] decides which URLs credentials may be sent to;
+//! * [`identity`] keeps the key of this device, and its tokens; [`run_token`] finds the one that a gateway on this host
+//!   made for itself;
+//! * [`connect()`] goes the way in, [`Connection`] calls methods, [`Events`] gives what the gateway tells by itself;
+//! * [`node`] answers commands, for clients with the role `node`;
+//! * [`error`] says what went wrong, and what to do about it.
+
+mod connect;
+mod connection;
+pub mod credentials;
+pub mod error;
+mod frames;
+pub mod identity;
+pub mod node;
+mod options;
+mod private_file;
+pub mod run_token;
+mod upgrade;
+pub mod url_policy;
+
+pub use self::connect::{Hello, PROTOCOL, connect};
+pub use self::connection::{Connection, Event, Events};
+pub use self::credentials::Purpose;
+pub use self::error::{CallError, ConnectError};
+pub use self::identity::Identity;
+pub use self::options::{Auth, ConnectOptions, Program};
+pub use self::url_policy::{GatewayUrl, UrlError};
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //!
 //! Start with [`codec::Decoder::next`].
 
+pub mod accept;
 pub mod close;
 pub mod codec;
 pub mod message;

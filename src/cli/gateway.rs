@@ -1,0 +1,390 @@
+//! `clawgate gateway`: run it, ask whether it is there, call its methods.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::error::CliError;
+use super::output::Tone;
+use super::status::{Reached, capability, print_health};
+use super::target::{GatewayFlags, Target, scopes_for, source_of};
+use super::{json_object, parse_result};
+use crate::client::Purpose;
+use crate::clock::UnixMs;
+use crate::config::decode::bind_hint;
+use crate::config::model::{AuthMode, Bind};
+use crate::config::resolve;
+use crate::rpc::scope::{Scope, ScopeSet};
+use crate::secret::Secret;
+
+/// Time for a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// `gateway ...`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct GatewayArgs {
+    #[command(subcommand)]
+    command: Option<GatewayCommand>,
+    #[command(flatten)]
+    run: GatewayRun,
+}
+
+#[derive(Debug, Subcommand)]
+enum GatewayCommand {
+    /// Run the gateway in the foreground
+    Run(GatewayRun),
+    #[command(flatten)]
+    Talk(TalkCommand),
+}
+
+/// What to do: be a gateway, or talk to one.
+pub(super) enum Action {
+    /// Be one.
+    Run(Box<GatewayRun>),
+    /// Talk to one.
+    Talk(TalkCommand),
+}
+
+/// Commands that talk to a gateway.
+#[derive(Debug, Subcommand)]
+pub(super) enum TalkCommand {
+    /// Call a method of the gateway
+    Call(CallArgs),
+    /// Ask the gateway how it is
+    Health(GatewayFlags),
+    /// Show configuration, address, and whether the gateway answers
+    Status(StatusArgs),
+    /// See which gateways can be reached, and what we may do there
+    Probe(GatewayFlags),
+}
+
+/// How to run the gateway. Flags win over the environment, and that over the configuration.
+#[derive(Clone, Debug, Args)]
+pub(super) struct GatewayRun {
+    /// Port to listen on
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) port: Option<u16>,
+    /// Addresses to listen on: loopback, lan, tailnet, auto, custom
+    #[arg(long, value_name = "MODE", value_parser = bind)]
+    pub(super) bind: Option<Bind>,
+    /// What lets a client in: none, token, password, trusted-proxy
+    #[arg(long, value_name = "MODE")]
+    pub(super) auth: Option<AuthMode>,
+    /// The shared token (other users of this host can see it; OPENCLAW_GATEWAY_TOKEN is hidden from them)
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) token: Option<String>,
+    /// The shared password (other users of this host can see it; --password-file is hidden from them)
+    #[arg(long, value_name = "PASSWORD", conflicts_with = "password_file")]
+    pub(super) password: Option<String>,
+    /// File to read the shared password from
+    #[arg(long, value_name = "PATH")]
+    pub(super) password_file: Option<PathBuf>,
+    /// Threads that carry connections; default: one a core
+    #[arg(long, value_name = "N")]
+    pub(super) workers: Option<usize>,
+    /// Run although gateway.mode is not local
+    #[arg(long)]
+    pub(super) allow_unconfigured: bool,
+    /// Say more on standard error
+    #[arg(long)]
+    pub(super) verbose: bool,
+}
+
+fn bind(text: &str) -> Result<Bind, String> {
+    text.parse().map_err(|error: crate::config::keyword::UnknownWord| match bind_hint(text) {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    })
+}
+
+impl GatewayRun {
+    /// What the command line says, for [`resolve::start`].
+    ///
+    /// # Errors
+    /// The password file cannot be read, or is empty.
+    pub(super) fn flags(&self) -> Result<resolve::Flags, CliError> {
+        let password = match &self.password_file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| CliError::other(format!("--password-file {}: {error}", path.display())))?;
+                let text = text.trim();
+                if text.is_empty() {
+                    return Err(CliError::other(format!("--password-file {}: the file is empty", path.display())));
+                }
+                Some(Secret::new(text))
+            }
+            None => self.password.as_deref().map(Secret::new),
+        };
+        Ok(resolve::Flags {
+            port: self.port,
+            bind: self.bind,
+            auth: self.auth,
+            token: self.token.as_deref().map(Secret::new),
+            password,
+            allow_unconfigured: self.allow_unconfigured,
+            ..resolve::Flags::default()
+        })
+    }
+}
+
+/// Which method, with what.
+#[derive(Debug, Args)]
+pub(super) struct CallArgs {
+    /// The method, such as health or node.list
+    #[arg(value_name = "METHOD")]
+    method: String,
+    /// Its parameters: a JSON object
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    params: String,
+    #[command(flatten)]
+    gateway: GatewayFlags,
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    gateway: GatewayFlags,
+    /// Do not ask the gateway
+    #[arg(long)]
+    no_probe: bool,
+    /// Fail when the gateway does not answer
+    #[arg(long, conflicts_with = "no_probe")]
+    require_rpc: bool,
+    /// Look at more (this gateway has no more to look at)
+    #[arg(long, hide = true)]
+    deep: bool,
+}
+
+impl GatewayArgs {
+    /// Whether an error is printed as JSON, too.
+    pub(super) fn prints_json(&self) -> bool {
+        match &self.command {
+            None | Some(GatewayCommand::Run(_)) => false,
+            Some(GatewayCommand::Talk(TalkCommand::Call(args))) => args.gateway.json,
+            Some(GatewayCommand::Talk(TalkCommand::Health(flags) | TalkCommand::Probe(flags))) => flags.json,
+            Some(GatewayCommand::Talk(TalkCommand::Status(args))) => args.gateway.json,
+        }
+    }
+
+    /// What is asked for; to run the gateway when nothing else is.
+    pub(super) fn action(self) -> Action {
+        match self.command {
+            None => Action::Run(Box::new(self.run)),
+            Some(GatewayCommand::Run(run)) => Action::Run(Box::new(run)),
+            Some(GatewayCommand::Talk(command)) => Action::Talk(command),
+        }
+    }
+}
+
+impl TalkCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What went wrong, for [`super::output::Output::fail`].
+    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
+        match self {
+            Self::Call(args) => call(context, &args).await,
+            Self::Health(flags) => health(context, &flags).await,
+            Self::Status(args) => status(context, &args).await,
+            Self::Probe(flags) => probe(context, &flags).await,
+        }
+    }
+}
+
+async fn call(context: &Context, args: &CallArgs) -> Result<ExitCode, CliError> {
+    let params = json_object("--params", &args.params)?;
+    let target = Target::resolve(context, &args.gateway, Purpose::Call, CALL_TIMEOUT)?;
+    let result = target.call_once(&args.method, &params).await?;
+    if !args.gateway.json {
+        context.output.line(&format!("Gateway call: {}", args.method))?;
+    }
+    context.output.json(result.get())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn health(context: &Context, flags: &GatewayFlags) -> Result<ExitCode, CliError> {
+    let output = context.output;
+    let target = Target::resolve(context, flags, Purpose::Call, CALL_TIMEOUT)?;
+    let started = Instant::now();
+    let result = target.call_once("health", &json!({})).await?;
+    if flags.json {
+        output.json(result.get())?;
+    } else {
+        let health: Value = parse_result("health", &result)?;
+        output.line("Gateway health")?;
+        print_health(output, &health, started.elapsed())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn status(context: &Context, args: &StatusArgs) -> Result<ExitCode, CliError> {
+    let output = context.output;
+    let loaded = context.load()?;
+    let target = Target::resolve(context, &args.gateway, Purpose::Probe, CALL_TIMEOUT)?;
+    let reached = match args.no_probe {
+        true => None,
+        false => Some(Reached::connect(&target, scopes_for(["health"])).await),
+    };
+    let failed = reached.as_ref().is_some_and(|reached| reached.error.is_some());
+    let url = &target.resolution.url;
+    let bind = loaded.config.gateway.bind;
+    if args.gateway.json {
+        output.value(&json!({
+            "cli": {"version": env!("CARGO_PKG_VERSION")},
+            "config": {"path": context.paths.config_file, "exists": loaded.source.text.is_some(), "valid": true},
+            "stateDir": context.paths.state_dir,
+            "gateway": {
+                "bindMode": bind.as_str(),
+                "port": url.port(),
+                "portSource": target.resolution.url_source.to_string(),
+                "probeUrl": url.to_string(),
+            },
+            "auth": {
+                "token": source_of(&target.resolution.token),
+                "password": source_of(&target.resolution.password),
+            },
+            "rpc": reached.as_ref().map(|reached| reached.to_json(url)),
+        }))?;
+    } else {
+        let exists = if loaded.source.text.is_some() { "" } else { " (not there: defaults)" };
+        output.line(&format!("Config:   {}{exists}", context.paths.config_file.display()))?;
+        output.line(&format!("State:    {}", context.paths.state_dir.display()))?;
+        output.line(&format!("Gateway:  {url} (from {}), bind={bind}", target.resolution.url_source))?;
+        let token = source_of(&target.resolution.token);
+        output.line(&format!("Auth:     token: {token}, password: {}", source_of(&target.resolution.password)))?;
+        output.line(&format!("CLI:      clawgate {}", env!("CARGO_PKG_VERSION")))?;
+        if let Some(reached) = &reached {
+            reached.print(output)?;
+        }
+    }
+    Ok(if failed && args.require_rpc { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn probe(context: &Context, flags: &GatewayFlags) -> Result<ExitCode, CliError> {
+    let output = context.output;
+    let started = Instant::now();
+    // What was named, and this host's own gateway beside it when that is another.
+    let named = Target::resolve(context, flags, Purpose::Probe, PROBE_TIMEOUT)?;
+    let local = GatewayFlags { port: Some(local_port(context, flags)), url: None, ..flags.clone() };
+    let local = match named.resolution.url.is_loopback() {
+        true => None,
+        false => Some(Target::resolve(context, &local, Purpose::Probe, PROBE_TIMEOUT)?),
+    };
+    let targets: Vec<(&str, Target)> = match local {
+        None => vec![("localLoopback", named)],
+        Some(local) => {
+            vec![(if flags.url.is_some() { "explicit" } else { "configRemote" }, named), ("localLoopback", local)]
+        }
+    };
+    let mut rows = Vec::new();
+    for (kind, target) in &targets {
+        let mut reached = Reached::connect(target, ScopeSet::EMPTY.with(Scope::Read)).await;
+        let details = reached.read(target).await;
+        rows.push((*kind, target, reached, details));
+    }
+    let primary = rows.iter().find(|(_, _, reached, _)| reached.error.is_none());
+    let ok = primary.is_some();
+    if flags.json {
+        let targets: Vec<Value> = rows
+            .iter()
+            .map(|(kind, target, reached, details)| {
+                let rpc_ok = reached.error.is_none() && details.error.is_none();
+                json!({
+                    "id": kind,
+                    "kind": kind,
+                    "url": target.resolution.url.to_string(),
+                    "active": true,
+                    "connect": {
+                        "ok": reached.error.is_none(),
+                        "rpcOk": rpc_ok,
+                        "latencyMs": reached.latency_ms(),
+                        "error": reached.error.as_ref().or(details.error.as_ref()).map(ToString::to_string),
+                    },
+                    "auth": {"scopes": reached.scopes(), "capability": capability(reached).replace('-', "_")},
+                    "server": reached.server(),
+                    "health": details.health,
+                    "summary": details.status,
+                    "presence": details.presence,
+                })
+            })
+            .collect();
+        output.value(&json!({
+            "ok": ok,
+            "degraded": rows.iter().any(|(_, _, reached, details)| reached.error.is_none() && details.error.is_some()),
+            "capability": primary.map_or_else(|| "unreachable".into(), |row| capability(&row.2).replace('-', "_")),
+            "ts": UnixMs::now(),
+            "durationMs": started.elapsed().as_millis(),
+            "timeoutMs": rows.first().map(|row| row.1.timeout().as_millis()),
+            "primaryTargetId": primary.map(|row| row.0),
+            "targets": targets,
+        }))?;
+    } else {
+        let answer = if ok { output.paint(Tone::Good, "yes") } else { output.paint(Tone::Bad, "no") };
+        output.print(&format!("Reachable: {answer}"))?;
+        for (kind, target, reached, details) in &rows {
+            let name = match *kind {
+                "localLoopback" => "This host",
+                "configRemote" => "Remote",
+                _ => "Given",
+            };
+            output.line(&format!("\n{name}: {} (from {})", target.resolution.url, target.resolution.url_source))?;
+            reached.print(output)?;
+            if let Some(health) = &details.health {
+                let ok = if health["ok"] == true { "ok" } else { "not ok" };
+                output.line(&format!("Health:   {ok}"))?;
+            }
+            if let Some(error) = &details.error {
+                output.line(&format!("Calls:    {error}"))?;
+            }
+        }
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The port of the gateway on this host, whatever mode is configured.
+fn local_port(context: &Context, flags: &GatewayFlags) -> u16 {
+    let configured = || context.load().ok().and_then(|loaded| loaded.config.gateway.port);
+    let variable = context.environment.get("OPENCLAW_GATEWAY_PORT").and_then(|port| port.parse().ok());
+    flags.port.or(variable).or_else(configured).unwrap_or_else(|| context.profile.default_port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_file_stands_for_the_password() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let run = GatewayRun {
+            port: None,
+            bind: None,
+            auth: Some(AuthMode::Password),
+            token: None,
+            password: None,
+            password_file: Some(path.clone()),
+            workers: None,
+            allow_unconfigured: false,
+            verbose: false,
+        };
+        assert!(run.flags().unwrap_err().to_string().contains("--password-file"));
+        std::fs::write(&path, " \n").unwrap();
+        assert!(run.flags().unwrap_err().to_string().contains("empty"));
+        std::fs::write(&path, "s3cret\n").unwrap();
+        assert!(run.flags().unwrap().password.unwrap().matches("s3cret"));
+    }
+
+    #[test]
+    fn a_wrong_bind_says_what_was_meant() {
+        assert!(bind("0.0.0.0").unwrap_err().contains("use \"lan\""));
+        assert_eq!(bind("lan"), Ok(Bind::Lan));
+    }
+}

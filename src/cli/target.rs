@@ -1,0 +1,255 @@
+//! Which gateway a command talks to, and the connection to it.
+//!
+//! The flags that all such commands have, the decision about URL and credentials, and how the CLI introduces itself:
+//! on the gateway's own host the shared secret is enough; elsewhere, and where the gateway wants it, the key of
+//! this device comes along.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::context::Context;
+use super::error::CliError;
+use crate::client::credentials::{self, Credential, Flags, Resolution, Settings, Variables};
+use crate::client::error::{CallError, ConnectError};
+use crate::client::identity::DeviceTokens;
+use crate::client::{self, ConnectOptions, Connection, Identity, Program, Purpose, run_token};
+use crate::config::load::FilesAndCommands;
+use crate::config::secret_ref::{SecretInput, SecretReader};
+use crate::limits::HANDSHAKE_TIMEOUT;
+use crate::rpc::catalog::{self, Access};
+use crate::rpc::scope::{Role, Scope, ScopeSet};
+use crate::secret::Secret;
+
+/// Flags of every command that talks to a gateway.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct GatewayFlags {
+    /// Print JSON, and nothing else, on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+    /// The gateway's URL (needs --token or --password)
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// Port of a gateway on this host
+    #[arg(long, value_name = "PORT", conflicts_with = "url", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) port: Option<u16>,
+    /// The gateway's shared token
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) token: Option<String>,
+    /// The gateway's shared password
+    #[arg(long, value_name = "PASSWORD")]
+    pub(super) password: Option<String>,
+    /// Time for everything, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) timeout: Option<u64>,
+}
+
+/// A gateway to talk to.
+pub(super) struct Target {
+    /// URL and credentials, and where they came from.
+    pub(super) resolution: Resolution,
+    state_dir: PathBuf,
+    config_file: PathBuf,
+    started: Instant,
+    timeout: Duration,
+}
+
+impl Target {
+    /// Decides which gateway, and with what. `timeout` is for everything, unless `--timeout` says another.
+    ///
+    /// # Errors
+    /// The configuration is broken, or nothing says where to connect.
+    pub(super) fn resolve(
+        context: &Context,
+        flags: &GatewayFlags,
+        purpose: Purpose,
+        timeout: Duration,
+    ) -> Result<Self, CliError> {
+        let given = Flags {
+            url: flags.url.clone(),
+            port: flags.port,
+            token: flags.token.clone(),
+            password: flags.password.clone(),
+        };
+        // Whoever says it all needs no configuration, and no unbroken one.
+        let complete = given.url.is_some() && (given.token.is_some() || given.password.is_some());
+        let (settings, variables) =
+            if complete { (Settings::default(), Variables::default()) } else { settings(context)? };
+        Ok(Self {
+            resolution: credentials::resolve(&given, &variables, &settings, purpose)?,
+            state_dir: context.paths.state_dir.clone(),
+            config_file: context.paths.config_file.clone(),
+            started: Instant::now(),
+            timeout: flags.timeout.map_or(timeout, Duration::from_millis),
+        })
+    }
+
+    /// What is left of the time for everything.
+    pub(super) fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.started.elapsed())
+    }
+
+    /// The time for everything.
+    pub(super) const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Connects with these scopes.
+    ///
+    /// # Errors
+    /// No connection, or the key of this device is needed and cannot be used.
+    pub(super) async fn connect(&self, scopes: ScopeSet) -> Result<Connection, CliError> {
+        let Resolution { url, token, password, .. } = &self.resolution;
+        let mut options = ConnectOptions::operator(url.clone(), scopes);
+        options.timeout = HANDSHAKE_TIMEOUT.min(self.left());
+        options.auth.token = token.value().cloned();
+        options.auth.password = password.value().cloned();
+        let has_secret = options.auth.token.is_some() || options.auth.password.is_some();
+
+        // On the gateway's own host its secret says enough. A gateway that sees it otherwise, because a proxy stands
+        // in between, refuses or takes the scopes away; then it is told which device this is.
+        if url.is_loopback() && has_secret {
+            let helper = Program { display_name: Some("clawgate".into()), ..Program::new("gateway-client", "backend") };
+            match client::connect(&ConnectOptions { program: helper, ..options.clone() }).await {
+                Ok((connection, _)) => {
+                    let granted = ScopeSet::parse(connection.hello().scopes.iter().map(String::as_str));
+                    if granted.covers_all(scopes) {
+                        return Ok(connection);
+                    }
+                    connection.close().await;
+                }
+                Err(error) if refused_with(&error, "DEVICE_IDENTITY_REQUIRED") => {}
+                Err(error) => return Err(self.unreachable(error)),
+            }
+        }
+
+        let identity = Arc::new(Identity::load_or_create(&self.state_dir)?);
+        let mut tokens = DeviceTokens::load(&self.state_dir, &identity);
+        let stored = tokens.get(url, Role::Operator);
+        options.identity = Some(identity);
+        if !has_secret {
+            options.auth.device_token.clone_from(&stored);
+        }
+        let mut result = client::connect(&options).await;
+        if let (Err(error), Some(stored), true) = (&result, stored, has_secret)
+            && error.refusal().and_then(|refusal| refusal.details.as_ref()?.get("canRetryWithDeviceToken")?.as_bool())
+                == Some(true)
+        {
+            // The shared secret has changed, but the gateway knows this device.
+            options.auth.device_token = Some(stored);
+            result = client::connect(&options).await;
+        }
+        let (connection, _) = result.map_err(|error| self.unreachable(error))?;
+        let hello = connection.hello();
+        if let Some(token) = &hello.device_token
+            && let Err(error) = tokens.put(url, Role::Operator, token, &hello.scopes)
+        {
+            tracing::warn!(%error, "the device token could not be kept");
+        }
+        Ok(connection)
+    }
+
+    /// Calls one method over a connection of its own, with the least scope that it needs.
+    ///
+    /// # Errors
+    /// As [`Target::connect`] and [`Target::call`].
+    pub(super) async fn call_once(&self, method: &str, params: &impl Serialize) -> Result<Box<RawValue>, CliError> {
+        let connection = self.connect(scopes_for([method])).await?;
+        let result = self.call(&connection, method, params).await;
+        connection.close().await;
+        result
+    }
+
+    /// Calls a method in what is left of the time.
+    ///
+    /// # Errors
+    /// [`CliError::Call`].
+    pub(super) async fn call(
+        &self,
+        connection: &Connection,
+        method: &str,
+        params: &impl Serialize,
+    ) -> Result<Box<RawValue>, CliError> {
+        let deadline = self.left();
+        match connection.call(method, params, deadline).await {
+            // What counts for the person is the time that was given, not what was left of it.
+            Err(CallError::Timeout { method, .. }) => Err(CallError::Timeout { method, after: self.timeout }.into()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Where URL and credentials come from, in one line, without the credentials.
+    pub(super) fn provenance(&self) -> String {
+        let Resolution { url, url_source, token, password } = &self.resolution;
+        let mut text = format!("{url} (from {url_source})");
+        for (name, credential) in [("token", token), ("password", password)] {
+            if let (Some(value), Some(source)) = (credential.value(), credential.source()) {
+                text.push_str(&format!(", {name} from {source} (fingerprint {})", value.fingerprint()));
+            }
+        }
+        if token.value().is_none() && password.value().is_none() {
+            text.push_str(", no token or password");
+        }
+        text.push_str(&format!("; configuration: {}", self.config_file.display()));
+        text
+    }
+
+    fn unreachable(&self, error: ConnectError) -> CliError {
+        CliError::Connect { error: Box::new(error), via: format!("Tried {}", self.provenance()) }
+    }
+}
+
+fn refused_with(error: &ConnectError, code: &str) -> bool {
+    error.refusal().is_some_and(|refusal| refusal.specific_code() == code)
+}
+
+/// The least scopes with which an operator may call all of `methods`. A method that this program does not know may
+/// need any.
+pub(super) fn scopes_for<'a>(methods: impl IntoIterator<Item = &'a str>) -> ScopeSet {
+    methods.into_iter().fold(ScopeSet::EMPTY, |scopes, method| match catalog::access(method) {
+        Some(Access::Operator(scope)) => scopes.with(scope),
+        Some(Access::Node) => scopes,
+        None => scopes.union(Scope::ALL.into_iter().collect()),
+    })
+}
+
+/// What configuration and environment say to a client.
+fn settings(context: &Context) -> Result<(Settings, Variables), CliError> {
+    let loaded = context.load()?;
+    let variables = Variables::read(|name| loaded.environment.get(name).map(str::to_owned));
+    let secrets = Rc::new((loaded.config.secrets.clone(), loaded.environment.clone()));
+    let read = move |input: &SecretInput| -> Result<Secret, String> {
+        let (providers, environment) = &*secrets;
+        let access = FilesAndCommands { environment };
+        SecretReader { providers, environment, access: &access }.read(input).map_err(|why| why.to_string())
+    };
+    let mut settings = Settings::from_config(&loaded.config, read);
+    settings.default_port = Some(context.profile.default_port());
+    settings.run_token = run_token::find(&context.paths.state_dir);
+    Ok((settings, variables))
+}
+
+/// Where a credential came from, or that there is none.
+pub(super) fn source_of(credential: &Credential) -> String {
+    credential.source().map_or_else(|| "none".into(), |source| source.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_called_with_the_least_scope() {
+        let names = |methods: &[&str]| {
+            scopes_for(methods.iter().copied()).iter().map(|scope| scope.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["health"]), ["operator.read"]);
+        assert_eq!(names(&["node.list", "node.pair.list"]), ["operator.pairing", "operator.read"]);
+        assert_eq!(names(&["no.such.method"]).len(), Scope::ALL.len());
+    }
+}
