@@ -14,19 +14,19 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use self::reject::Reject;
-use crate::task;
 
 /// Bytes of a request head.
 pub const HEAD_BYTES: usize = 16 * 1024;
@@ -79,31 +79,55 @@ pub trait Site: Send + Sync + 'static {
     fn connected(self: Arc<Self>, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Serves one socket: HTTP/1.1 until it closes or becomes a WebSocket.
+/// A WebSocket that has been promised: what is left to do once the answer is written.
+struct Opening {
+    upgrading: OnUpgrade,
+    head: Arc<http::request::Parts>,
+}
+
+/// Serves one socket to its end: HTTP/1.1, and the WebSocket that it may become. Who counts sockets counts this
+/// future.
 pub async fn serve<S: Site>(stream: TcpStream, peer: SocketAddr, site: Arc<S>) {
-    let service = service_fn(move |request| {
-        let answer = answer(request, peer, &site);
+    let opening = Mutex::new(None);
+    let service = service_fn(|request| {
+        let answer = answer(request, peer, &*site, &opening);
         async move { Ok::<_, Infallible>(answer) }
     });
-    let served = hyper::server::conn::http1::Builder::new()
+    let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(HEAD_BYTES)
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
+        .with_upgrades();
+    // In a box of its own, so that a WebSocket does not go on carrying the room that HTTP needed.
+    if let Err(error) = Box::pin(http).await {
         tracing::debug!(%peer, %error, "http connection ended");
+        return;
+    }
+    let opening = opening.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Some(Opening { upgrading, head }) = opening else { return };
+    let Ok(upgraded) = upgrading.await else {
+        tracing::debug!(%peer, "the peer left during the upgrade");
+        return;
+    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let upgraded = Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head };
+            site.connected(upgraded).await;
+        }
+        Err(_) => tracing::error!(%peer, "an upgraded connection was of another type; this is a defect"),
     }
 }
 
 /// The chain. Reads top to bottom; the first step that refuses answers.
-fn answer<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &Arc<S>) -> Answer {
+fn answer<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &S, opening: &Mutex<Option<Opening>>) -> Answer {
     let result = upgrade::one_host(request.headers(), request.version()).and_then(|()| {
         if upgrade::is_wanted(request.headers()) {
-            open_websocket(request, peer, site)
+            let (answer, promised) = open_websocket(request, peer, site)?;
+            *opening.lock().unwrap_or_else(PoisonError::into_inner) = Some(promised);
+            Ok(answer)
         } else {
             page_for(&request, site.readiness(), site.uptime_ms())
         }
@@ -114,30 +138,19 @@ fn answer<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &Arc<S>) 
     })
 }
 
-fn open_websocket<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &Arc<S>) -> Result<Answer, Reject> {
+fn open_websocket<S: Site>(
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+    site: &S,
+) -> Result<(Answer, Opening), Reject> {
     if site.readiness() != Readiness::Ready {
         return Err(reject::NOT_READY);
     }
     let accept = upgrade::accept(request.method(), request.version(), request.headers())?;
-    let (parts, body) = request.into_parts();
-    site.admit(peer, &parts)?;
-    let head = Arc::new(parts.clone());
-    let site = Arc::clone(site);
-    let upgrading = hyper::upgrade::on(Request::from_parts(parts, body));
-    task::spawn("upgrade", async move {
-        let Ok(upgraded) = upgrading.await else {
-            tracing::debug!(%peer, "the peer left during the upgrade");
-            return;
-        };
-        match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => {
-                let upgraded = Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head };
-                site.connected(upgraded).await;
-            }
-            Err(_) => tracing::error!(%peer, "an upgraded connection was of another type; this is a defect"),
-        }
-    });
-    Ok(upgrade::switching_protocols(&accept))
+    let upgrading = hyper::upgrade::on(&mut request);
+    let (head, _) = request.into_parts();
+    site.admit(peer, &head)?;
+    Ok((upgrade::switching_protocols(&accept), Opening { upgrading, head: Arc::new(head) }))
 }
 
 fn page_for(request: &Request<Incoming>, readiness: Readiness, uptime_ms: u64) -> Result<Answer, Reject> {

@@ -39,7 +39,7 @@ rejects! {
     BAD_HOST = BAD_REQUEST, "bad_host", None, "the request needs exactly one valid Host header";
     /// The handshake of RFC 6455, section 4.2.1 is not as it must be.
     BAD_UPGRADE = BAD_REQUEST, "bad_upgrade", None,
-        "not a WebSocket handshake: it takes GET, HTTP/1.1, Connection: Upgrade, Upgrade: websocket and one Sec-WebSocket-Key of 16 bytes in base64";
+        "not a WebSocket handshake: it takes GET without a body, HTTP/1.1, Connection: Upgrade, Upgrade: websocket and one Sec-WebSocket-Key of 16 bytes in base64";
     /// Another version of WebSocket (RFC 6455, section 4.2.2).
     BAD_VERSION = UPGRADE_REQUIRED, "bad_websocket_version", Some((SEC_WEBSOCKET_VERSION, "13")),
         "this gateway speaks WebSocket version 13";

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, HOST, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use http_body_util::Full;
@@ -40,6 +41,7 @@ pub fn is_wanted(headers: &HeaderMap) -> bool {
 pub fn accept(method: &Method, version: Version, headers: &HeaderMap) -> Result<HeaderValue, Reject> {
     let complete = method == Method::GET
         && version == Version::HTTP_11
+        && !has_body(headers)
         && has_token(headers, &CONNECTION, "upgrade")
         && has_token(headers, &UPGRADE, "websocket");
     if !complete {
@@ -50,6 +52,12 @@ pub fn accept(method: &Method, version: Version, headers: &HeaderMap) -> Result<
     }
     let key = only(headers, &SEC_WEBSOCKET_KEY).ok_or(reject::BAD_UPGRADE)?;
     accept_for(key.as_bytes()).ok_or(reject::BAD_UPGRADE)
+}
+
+/// Whether a body follows. None may: two readers could see its end, and the first frame, in different places.
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0")
 }
 
 /// `Sec-WebSocket-Accept` for a key; `None` when the key is not 16 bytes in base64.
@@ -129,6 +137,8 @@ mod tests {
         assert_eq!(refused(&without("sec-websocket-key", &[])), "bad_upgrade");
         assert_eq!(refused(&without("sec-websocket-key", &[("sec-websocket-key", "c2hvcnQ=")])), "bad_upgrade");
         assert_eq!(refused(&without("", &[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")])), "bad_upgrade");
+        assert_eq!(refused(&without("", &[("content-length", "4")])), "bad_upgrade");
+        assert_eq!(refused(&without("", &[("transfer-encoding", "chunked")])), "bad_upgrade");
         assert_eq!(
             refused(&without("sec-websocket-version", &[("sec-websocket-version", "8")])),
             "bad_websocket_version"

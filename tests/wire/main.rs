@@ -1,0 +1,14 @@
+//! The wire over real sockets: a gateway as a child process, and clients that behave, misbehave, or are gone.
+//!
+//! One file a topic, in the order of a connection's life. What a decision is belongs to the unit tests beside the
+//! rule; here is what a peer sees of it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod handshake;
+mod requests;
+mod slow;
+mod startup;
+mod stop;
+mod upgrade;
