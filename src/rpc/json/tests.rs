@@ -91,6 +91,7 @@ fn refuses_what_rfc_8259_refuses() {
         (r#""\ud800\n""#, (F::Surrogate, 1)),
         (r#""\ud800\ud800""#, (F::Surrogate, 1)),
         (r#""\udc00""#, (F::Surrogate, 1)),
+        (r#""\udc00\udc00""#, (F::Surrogate, 1)),
         ("// 1", (F::Value, 0)),
     ] {
         assert_eq!(fault(text), Some(fault_at), "{text}");

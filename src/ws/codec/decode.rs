@@ -193,7 +193,6 @@ impl Decoder {
             Ok(ready) => ready,
             Err(error) => {
                 self.ended = true;
-                self.unfinished = None;
                 return Err(error);
             }
         };
@@ -269,9 +268,7 @@ impl Decoder {
                             unfinished.lent = Some(Lent::Frame);
                             break Ready::Frame(head.opcode, head.head_bytes);
                         }
-                        let finished = unfinished.append(&head, payload)?;
-                        unfinished.frame = emptied(frame);
-                        if let Some(opcode) = finished {
+                        if let Some(opcode) = unfinished.append(&head, payload)? {
                             break Ready::Message(opcode);
                         }
                     }

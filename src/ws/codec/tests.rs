@@ -83,6 +83,17 @@ fn a_connection_between_messages_is_small() {
 }
 
 #[test]
+fn what_follows_a_big_message_does_not_keep_its_memory() {
+    let mut decoder = Decoder::new(Role::Server, LIMITS);
+    let mut seen = Vec::new();
+    let message = raw_frame(0x82, &[7; 300_000]);
+    feed(&mut decoder, &message[..1000], &mut seen);
+    feed(&mut decoder, &[&message[1000..], &raw_frame(0x81, b"next")[..5]].concat(), &mut seen);
+    assert_eq!(seen.len(), 1);
+    assert!((1..1000).contains(&decoder.held_bytes()), "{}", decoder.held_bytes());
+}
+
+#[test]
 fn unmasks_in_place() {
     let mut bytes = raw_frame(0x81, b"Hello");
     let range = bytes.as_ptr_range();
