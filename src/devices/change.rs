@@ -205,6 +205,7 @@ impl Devices {
         let inner = Arc::clone(&self.0);
         let request_id = request_id.to_owned();
         let op = move |tx: &Tx<'_>| {
+            still_there(tx, by)?;
             let request = table::request(tx, &request_id)?.ok_or(PairingError::UnknownRequest)?;
             if !by.reaches(request.id) {
                 return Err(Denial::OtherDevice.into());
@@ -224,6 +225,7 @@ impl Devices {
     pub async fn remove(&self, id: DeviceId, by: Manager, now: UnixMs) -> Result<()> {
         let inner = Arc::clone(&self.0);
         let op = move |tx: &Tx<'_>| {
+            still_there(tx, by)?;
             if !by.reaches(id) {
                 return Err(Denial::OtherDevice.into());
             }
@@ -266,6 +268,7 @@ impl Devices {
         let inner = Arc::clone(&self.0);
         let label: Box<str> = label.into();
         let op = move |tx: &Tx<'_>| {
+            still_there(tx, by)?;
             if !by.reaches(id) {
                 return Err(Denial::OtherDevice.into());
             }
@@ -315,6 +318,7 @@ impl Devices {
     ) -> Result<Rotated> {
         let inner = Arc::clone(&self.0);
         let op = move |tx: &Tx<'_>| {
+            still_there(tx, by)?;
             by.may_manage(id, role)?;
             let mut device = table::device(tx, id)?.ok_or(PairingError::UnknownDevice)?;
             let scopes = by.may_rotate(&device, role, scopes)?;
@@ -341,6 +345,7 @@ impl Devices {
     pub async fn revoke(&self, id: DeviceId, role: Role, by: Manager, now: UnixMs) -> Result<UnixMs> {
         let inner = Arc::clone(&self.0);
         let op = move |tx: &Tx<'_>| {
+            still_there(tx, by)?;
             by.may_manage(id, role)?;
             let mut device = table::device(tx, id)?.ok_or(PairingError::UnknownDevice)?;
             by.may_revoke(&device, role)?;
@@ -492,6 +497,7 @@ impl Inner {
         by: Manager,
         now: UnixMs,
     ) -> Result<Change<Arc<PairedDevice>>> {
+        still_there(tx, by)?;
         let request = table::request(tx, request_id)?.ok_or(PairingError::UnknownRequest)?;
         let before = table::device(tx, request.id)?;
         let device = self.grown(before.clone(), &request, ApprovedVia::Owner, now)?;
@@ -589,6 +595,14 @@ impl Inner {
             grant.device() == Some(id) && role.is_none_or(|role| grant.role() == role) && spare != Some(connection.id)
         });
     }
+}
+
+/// Refuses a manager whose own device was removed or revoked while its call waited its turn.
+fn still_there(tx: &Tx<'_>, by: Manager) -> Result<()> {
+    let Some(own) = by.device else { return Ok(()) };
+    let device = table::device(tx, own)?;
+    let standing = device.is_some_and(|device| device.approval(Role::Operator).is_some_and(|a| !a.is_revoked()));
+    if standing { Ok(()) } else { Err(Denial::Gone.into()) }
 }
 
 fn pending(request_id: Box<str>, reason: Reason, now: UnixMs) -> Requested {

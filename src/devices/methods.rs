@@ -376,6 +376,7 @@ fn refusal(denied: &'static str, doing: &'static str, error: PairingError) -> Rp
     tracing::warn!(reason = why.as_str(), "{denied}");
     let explained = match why {
         Denial::MissingScope(scope) => return RpcError::missing_scope(scope.as_str(), &[scope.as_str()]),
+        Denial::Gone => "this device itself has been removed or revoked".to_owned(),
         Denial::OtherDevice => format!("{doing} another device needs operator.admin"),
         Denial::NeedsAdmin => format!("{doing} a device with a role other than operator needs operator.admin"),
         Denial::NoSuchRole => "the device has no such role, or it was revoked: it must be approved again".to_owned(),

@@ -8,6 +8,9 @@
 //! memory that shows what is on disk; changes are made on the store's writer, against the tables, and return
 //! when they are durable. What the rules are stands in [`pairing`], free of all of that; start there.
 //!
+//! A device that is removed or revoked loses its sockets right after the commit. One that is just being let
+//! in has none yet: whoever registers a connection of a device must ask once more afterwards.
+//!
 //! The domain knows the hub (events, and sockets to close) and the store. It does not know how a device
 //! proves its key, nor what a node may run: a domain that keeps more about a device lets its rows refer to
 //! `device_role`, and hears of removals by [`Devices::on_removed`].
@@ -112,14 +115,16 @@ impl Devices {
     /// # Errors
     /// The store can't be read.
     pub fn open(store: Store, hub: Hub, now: UnixMs) -> Result<Self, StoreError> {
-        let loaded = store.load(table::load)?;
-        let known =
-            |(device, seen): (PairedDevice, _)| (device.id, Known { facts: Arc::new(device), seen: Mutex::new(seen) });
-        let waiting = |request: PendingRequest| (request.request_id.clone(), Waiting::new(request, now));
-        let index = Index {
-            paired: loaded.devices.into_iter().map(known).collect(),
-            pending: loaded.requests.into_iter().map(waiting).collect(),
-        };
+        let index = store.load(move |db| {
+            let mut index = Index::default();
+            table::devices(db, |device, seen| {
+                index.paired.insert(device.id, Known { facts: Arc::new(device), seen: Mutex::new(seen) });
+            })?;
+            for request in table::requests(db)? {
+                index.pending.insert(request.request_id.clone(), Waiting::new(request, now));
+            }
+            Ok(index)
+        })?;
         Ok(Self(Arc::new(Inner {
             store,
             hub,

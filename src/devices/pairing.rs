@@ -215,6 +215,8 @@ pub struct Manager {
 /// Why a manager may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
+    /// Its own device has been removed or revoked.
+    Gone,
     /// It is let in by the token of another device.
     OtherDevice,
     /// Roles other than operator are for administrators.
@@ -231,6 +233,7 @@ impl Denial {
     /// The word on the wire (`details.reason`) and in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Gone => "caller-revoked",
             Self::OtherDevice => "device-ownership-mismatch",
             Self::NeedsAdmin => "role-management-requires-admin",
             Self::MissingScope(_) => "caller-missing-scope",

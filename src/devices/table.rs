@@ -21,8 +21,8 @@ pub const SCHEMA: Schema = Schema { domain: "devices", steps: &[V1] };
 
 const V1: &str = "
 CREATE TABLE device (
-    device_id       TEXT PRIMARY KEY,
-    public_key      TEXT NOT NULL,
+    device_id       BLOB PRIMARY KEY,
+    public_key      BLOB NOT NULL,
     display_name    TEXT,
     platform        TEXT NOT NULL,
     device_family   TEXT,
@@ -37,7 +37,7 @@ CREATE TABLE device (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE device_role (
-    device_id       TEXT NOT NULL REFERENCES device (device_id) ON DELETE CASCADE,
+    device_id       BLOB NOT NULL REFERENCES device (device_id) ON DELETE CASCADE,
     role            TEXT NOT NULL,
     scopes          TEXT NOT NULL,
     token_scopes    TEXT NOT NULL,
@@ -53,8 +53,8 @@ CREATE TABLE device_role (
 
 CREATE TABLE device_request (
     request_id      TEXT PRIMARY KEY,
-    device_id       TEXT NOT NULL,
-    public_key      TEXT NOT NULL,
+    device_id       BLOB NOT NULL,
+    public_key      BLOB NOT NULL,
     role            TEXT NOT NULL,
     scopes          TEXT NOT NULL,
     display_name    TEXT,
@@ -78,47 +78,38 @@ const ROLE: &str = "device_id, role, scopes, token_scopes, token_hash, issued_at
 const REQUEST: &str = "request_id, device_id, public_key, role, scopes, display_name, platform, device_family,
     client_id, client_mode, remote_ip, is_repair, created_at_ms";
 
-/// Every device and request, for the indexes.
-pub(super) struct Loaded {
-    pub(super) devices: Vec<(PairedDevice, LastSeen)>,
-    pub(super) requests: Vec<PendingRequest>,
-}
-
-/// Reads everything.
-pub(super) fn load(db: &Connection) -> rusqlite::Result<Loaded> {
-    let mut devices = db.prepare(&format!("SELECT {DEVICE} FROM device ORDER BY device_id"))?;
-    let mut loaded = devices.query_map([], device_row)?.collect::<rusqlite::Result<Vec<_>>>()?;
+/// Hands every device to `add`, in the order of the ids.
+pub(super) fn devices(db: &Connection, mut add: impl FnMut(PairedDevice, LastSeen)) -> rusqlite::Result<()> {
     // Both tables lie in the order of their keys: one walk over each, side by side.
+    let mut devices = db.prepare(&format!("SELECT {DEVICE} FROM device ORDER BY device_id"))?;
     let mut roles = db.prepare(&format!("SELECT {ROLE} FROM device_role ORDER BY device_id, role"))?;
-    let mut rows = roles.query([])?;
-    let mut at = loaded.iter_mut().peekable();
-    while let Some(row) = rows.next()? {
-        let id = device_id(row, 0)?;
-        while at.peek().is_some_and(|(device, _)| device.id < id) {
-            at.next();
+    let (mut devices, mut roles) = (devices.query([])?, roles.query([])?);
+    let mut role = roles.next()?;
+    while let Some(row) = devices.next()? {
+        let (mut device, mut seen) = device_row(row)?;
+        while let Some(row) = role
+            && row.get_ref(0)?.as_blob()? == device.id.as_bytes()
+        {
+            add_role(&mut device, &mut seen, row)?;
+            role = roles.next()?;
         }
-        if let Some((device, seen)) = at.peek_mut() {
-            add_role(device, seen, row)?;
-        }
-    }
-    for (device, _) in &mut loaded {
         device.approvals.sort_by_key(|approval| approval.created_at);
+        add(device, seen);
     }
-    let requests = requests(db)?;
-    Ok(Loaded { devices: loaded, requests })
+    Ok(())
 }
 
 /// Reads one device.
 pub(super) fn device(db: &Connection, id: DeviceId) -> rusqlite::Result<Option<PairedDevice>> {
-    let id = id.to_string();
+    let id = id.as_bytes();
     let found = db
         .prepare_cached(&format!("SELECT {DEVICE} FROM device WHERE device_id = ?1"))?
-        .query_row([&id], device_row)
+        .query_row([id], device_row)
         .optional()?;
     let Some((mut device, mut seen)) = found else { return Ok(None) };
     let mut roles =
         db.prepare_cached(&format!("SELECT {ROLE} FROM device_role WHERE device_id = ?1 ORDER BY created_at_ms"))?;
-    let mut rows = roles.query([&id])?;
+    let mut rows = roles.query([id])?;
     while let Some(row) = rows.next()? {
         add_role(&mut device, &mut seen, row)?;
     }
@@ -127,7 +118,7 @@ pub(super) fn device(db: &Connection, id: DeviceId) -> rusqlite::Result<Option<P
 
 /// Writes a device with all its roles, new or changed. When it was last seen is left as it is.
 pub(super) fn put(db: &Connection, device: &PairedDevice) -> rusqlite::Result<()> {
-    let id = device.id.to_string();
+    let id = device.id.as_bytes();
     let Claims { display_name, platform, device_family, client_id, client_mode } = &device.claims;
     db.prepare_cached(
         "INSERT INTO device (device_id, public_key, display_name, platform, device_family, client_id, client_mode,
@@ -137,8 +128,8 @@ pub(super) fn put(db: &Connection, device: &PairedDevice) -> rusqlite::Result<()
              client_mode = ?7, label = ?8, approved_via = ?9, approved_at_ms = ?11",
     )?
     .execute((
-        &id,
-        device.key.to_string(),
+        id,
+        device.key.as_bytes(),
         display_name,
         platform,
         device_family,
@@ -163,7 +154,7 @@ pub(super) fn put(db: &Connection, device: &PairedDevice) -> rusqlite::Result<()
                  issued_at_ms = ?6, retired_hash = ?7, created_at_ms = ?8, rotated_at_ms = ?9, revoked_at_ms = ?10",
         )?
         .execute((
-            &id,
+            id,
             approval.role.as_str(),
             names(approval.scopes),
             names(approval.token_scopes),
@@ -180,28 +171,28 @@ pub(super) fn put(db: &Connection, device: &PairedDevice) -> rusqlite::Result<()
 
 /// Deletes a device and, by reference, everything that was approved for it.
 pub(super) fn delete(db: &Connection, id: DeviceId) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM device WHERE device_id = ?1")?.execute([id.to_string()]).map(drop)
+    db.prepare_cached("DELETE FROM device WHERE device_id = ?1")?.execute([id.as_bytes()]).map(drop)
 }
 
 /// Deletes one role of a device likewise.
 pub(super) fn delete_role(db: &Connection, id: DeviceId, role: Role) -> rusqlite::Result<()> {
     db.prepare_cached("DELETE FROM device_role WHERE device_id = ?1 AND role = ?2")?
-        .execute((id.to_string(), role.as_str()))
+        .execute((id.as_bytes(), role.as_str()))
         .map(drop)
 }
 
 /// Notes when a device was last seen. Of a device that is gone nothing is written.
 pub(super) fn put_seen(db: &Connection, id: DeviceId, seen: &LastSeen) -> rusqlite::Result<()> {
-    let id = id.to_string();
+    let id = id.as_bytes();
     db.prepare_cached("UPDATE device SET last_seen_at_ms = ?2, remote_ip = ?3 WHERE device_id = ?1")?.execute((
-        &id,
+        id,
         seen.at.map(ms),
         seen.remote_ip.map(|ip| ip.to_string()),
     ))?;
     for role in [Role::Operator, Role::Node] {
         if let Some(at) = seen.token_used_at(role) {
             db.prepare_cached("UPDATE device_role SET last_used_at_ms = ?3 WHERE device_id = ?1 AND role = ?2")?
-                .execute((&id, role.as_str(), ms(at)))?;
+                .execute((id, role.as_str(), ms(at)))?;
         }
     }
     Ok(())
@@ -222,7 +213,7 @@ pub(super) fn request_ids(db: &Connection) -> rusqlite::Result<Vec<Box<str>>> {
 /// The requests of one device.
 pub(super) fn requests_of(db: &Connection, id: DeviceId) -> rusqlite::Result<Vec<PendingRequest>> {
     db.prepare_cached(&format!("SELECT {REQUEST} FROM device_request WHERE device_id = ?1 ORDER BY rowid"))?
-        .query_map([id.to_string()], request_row)?
+        .query_map([id.as_bytes()], request_row)?
         .collect()
 }
 
@@ -243,8 +234,8 @@ pub(super) fn put_request(db: &Connection, request: &PendingRequest) -> rusqlite
     )?
     .execute((
         &request.request_id,
-        request.id.to_string(),
-        request.key.to_string(),
+        request.id.as_bytes(),
+        request.key.as_bytes(),
         request.role.as_str(),
         names(request.scopes),
         display_name,
@@ -265,9 +256,10 @@ pub(super) fn delete_request(db: &Connection, request_id: &str) -> rusqlite::Res
 }
 
 fn device_row(row: &Row<'_>) -> rusqlite::Result<(PairedDevice, LastSeen)> {
+    let key = key(row, 1)?;
     let device = PairedDevice {
-        id: device_id(row, 0)?,
-        key: parse(row, 1, DeviceKey::parse)?,
+        id: key.device_id(),
+        key,
         claims: claims(row, 2)?,
         label: row.get(7)?,
         approved_via: parse(row, 8, ApprovedVia::parse)?,
@@ -302,10 +294,11 @@ fn add_role(device: &mut PairedDevice, seen: &mut LastSeen, row: &Row<'_>) -> ru
 }
 
 fn request_row(row: &Row<'_>) -> rusqlite::Result<PendingRequest> {
+    let key = key(row, 2)?;
     Ok(PendingRequest {
         request_id: row.get(0)?,
-        id: device_id(row, 1)?,
-        key: parse(row, 2, DeviceKey::parse)?,
+        id: key.device_id(),
+        key,
         role: parse(row, 3, Role::parse)?,
         scopes: scopes(row, 4)?,
         claims: claims(row, 5)?,
@@ -326,16 +319,17 @@ fn claims(row: &Row<'_>, at: usize) -> rusqlite::Result<Claims> {
     })
 }
 
-fn device_id(row: &Row<'_>, at: usize) -> rusqlite::Result<DeviceId> {
-    parse(row, at, DeviceId::parse)
+fn key(row: &Row<'_>, at: usize) -> rusqlite::Result<DeviceKey> {
+    DeviceKey::from_bytes(row.get(at)?).ok_or_else(|| unreadable(row, at, Type::Blob))
 }
 
 fn parse<T>(row: &Row<'_>, at: usize, read: fn(&str) -> Option<T>) -> rusqlite::Result<T> {
-    let text = row.get_ref(at)?.as_str()?;
-    read(text).ok_or_else(|| {
-        let column = row.as_ref().column_name(at).unwrap_or("?").to_owned();
-        rusqlite::Error::InvalidColumnType(at, column, Type::Text)
-    })
+    read(row.get_ref(at)?.as_str()?).ok_or_else(|| unreadable(row, at, Type::Text))
+}
+
+fn unreadable(row: &Row<'_>, at: usize, found: Type) -> rusqlite::Error {
+    let column = row.as_ref().column_name(at).unwrap_or("?").to_owned();
+    rusqlite::Error::InvalidColumnType(at, column, found)
 }
 
 fn hash(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<SecretHash>> {

@@ -248,6 +248,20 @@ async fn a_revoked_role_comes_back_only_by_approval() {
 }
 
 #[tokio::test]
+async fn a_call_that_waits_behind_its_own_revocation_is_refused() {
+    let devices = devices();
+    pair(&devices, 1, Role::Operator, &["operator.admin"]).await;
+    let pending = wait(&devices, asks(2, Role::Node, &[]), NOW).await;
+    let id = key(1).device_id();
+    let stolen = Manager { device: Some(id), ..ADMIN };
+    let (revoked, approved) =
+        tokio::join!(devices.revoke(id, Role::Operator, ADMIN, NOW), devices.approve(&pending, stolen, NOW));
+    assert!(revoked.is_ok());
+    assert!(matches!(approved, Err(PairingError::Denied(pairing::Denial::Gone))), "{approved:?}");
+    assert_eq!(devices.len(), 1);
+}
+
+#[tokio::test]
 async fn a_removed_device_leaves_nothing() {
     let store = Store::open_in_memory(&[SCHEMA]).unwrap();
     let devices = open(&store);
@@ -275,7 +289,7 @@ async fn a_removed_device_leaves_nothing() {
 async fn what_others_approved_for_a_role_goes_with_it() {
     const NODES: crate::store::Schema = crate::store::Schema {
         domain: "nodes",
-        steps: &["CREATE TABLE surface (device_id TEXT PRIMARY KEY, role TEXT NOT NULL DEFAULT 'node',
+        steps: &["CREATE TABLE surface (device_id BLOB PRIMARY KEY, role TEXT NOT NULL DEFAULT 'node',
             FOREIGN KEY (device_id, role) REFERENCES device_role (device_id, role) ON DELETE CASCADE) STRICT"],
     };
     let store = Store::open_in_memory(&[SCHEMA, NODES]).unwrap();
@@ -284,7 +298,7 @@ async fn what_others_approved_for_a_role_goes_with_it() {
     for seed in [1, 2] {
         pair(&devices, seed, Role::Node, &[]).await;
         pair(&devices, seed, Role::Operator, &["operator.read"]).await;
-        let id = key(seed).device_id().to_string();
+        let id = *key(seed).device_id().as_bytes();
         store.load(move |db| db.execute("INSERT INTO surface (device_id) VALUES (?1)", [id])).unwrap();
     }
     devices.rename(key(1).device_id(), "x", ADMIN).await.unwrap();
