@@ -2,8 +2,10 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::client::credentials::CredentialError;
@@ -94,73 +96,135 @@ impl CliError {
         }
     }
 
-    /// `{"ok":false,"error":{"type":..,"message":..}}`, in the incumbent's three types.
-    pub(super) fn to_json(&self) -> Value {
-        let mut error = match self {
-            Self::Call(CallError::Remote(remote)) => request_error(remote),
-            Self::Connect { error, .. } => connect_error(error),
+    /// The same for programs.
+    pub(super) fn report(&self) -> Report<'_> {
+        let mut body = match self {
+            Self::Call(CallError::Remote(remote)) => Body::request(remote),
             Self::Call(CallError::Timeout { after, .. }) => {
-                json!({"type": "gateway_transport_error", "kind": "timeout", "timeoutMs": millis(*after)})
+                Body { timeout_ms: Some(millis(*after)), ..Body::transport("timeout") }
             }
-            Self::Call(CallError::Disconnected(end)) => closed_error(end),
-            _ => json!({"type": "cli_error"}),
+            Self::Call(CallError::Disconnected(end)) => Body::closed(end),
+            Self::Connect { error, .. } => Body::connect(error),
+            _ => Body::default(),
         };
-        error["message"] = self.to_string().into();
-        let advice = self.advice();
-        if !advice.is_empty() {
-            error["hint"] = advice.join("\n").into();
+        body.message = self.to_string();
+        body.hint = Some(self.advice().join("\n")).filter(|hint| !hint.is_empty());
+        Report { ok: false, error: body }
+    }
+}
+
+/// `{"ok":false,"error":{"type":..,"message":..}}`, with the types and keys that the incumbent's command line prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    ok: bool,
+    error: Body<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<Code<'a>>,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retryable: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+/// The code of an answer, or of a close frame.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Code<'a> {
+    Answer(&'a str),
+    Close(u16),
+}
+
+impl Default for Body<'_> {
+    fn default() -> Self {
+        Self {
+            r#type: "cli_error",
+            kind: None,
+            code: None,
+            message: String::new(),
+            details: None,
+            retryable: None,
+            retry_after_ms: None,
+            timeout_ms: None,
+            reason: None,
+            stage: None,
+            url: None,
+            hint: None,
         }
-        json!({"ok": false, "error": error})
     }
 }
 
-fn millis(time: std::time::Duration) -> u64 {
+impl<'a> Body<'a> {
+    fn request(remote: &'a RemoteError) -> Self {
+        Self {
+            r#type: "gateway_request_error",
+            code: Some(Code::Answer(&remote.code)),
+            details: remote.details.as_ref(),
+            retryable: Some(remote.retryable),
+            retry_after_ms: remote.retry_after_ms,
+            ..Self::default()
+        }
+    }
+
+    fn transport(kind: &'static str) -> Self {
+        Self { r#type: "gateway_transport_error", kind: Some(kind), ..Self::default() }
+    }
+
+    fn closed(end: &'a Disconnect) -> Self {
+        match end {
+            Disconnect::ByGateway { code, reason } => {
+                Self { code: code.map(Code::Close), reason: Some(reason), ..Self::transport("closed") }
+            }
+            _ => Self::transport("closed"),
+        }
+    }
+
+    fn connect(error: &'a ConnectError) -> Self {
+        let body = match &error.cause {
+            ConnectFailure::Refused(remote) => Self::request(remote),
+            ConnectFailure::Closed(end) => Self::closed(end),
+            ConnectFailure::Timeout => Self { timeout_ms: Some(millis(error.after)), ..Self::transport("timeout") },
+            _ => Self::transport("unreachable"),
+        };
+        let stage = match error.stage {
+            Stage::Dns => "dns",
+            Stage::Tcp => "tcp",
+            Stage::Tls => "tls",
+            Stage::Http => "http",
+            Stage::Challenge => "challenge",
+            Stage::Auth => "auth",
+        };
+        Self { stage: Some(stage), url: Some(error.url.to_string()), ..body }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn request_error(remote: &RemoteError) -> Value {
-    let mut error = json!({"type": "gateway_request_error", "code": remote.code, "retryable": remote.retryable});
-    if let Some(details) = &remote.details {
-        error["details"] = details.clone();
-    }
-    if let Some(ms) = remote.retry_after_ms {
-        error["retryAfterMs"] = ms.into();
-    }
-    error
-}
-
-fn connect_error(error: &ConnectError) -> Value {
-    let stage = match error.stage {
-        Stage::Dns => "dns",
-        Stage::Tcp => "tcp",
-        Stage::Tls => "tls",
-        Stage::Http => "http",
-        Stage::Challenge => "challenge",
-        Stage::Auth => "auth",
-    };
-    let mut value = match &error.cause {
-        ConnectFailure::Refused(remote) => request_error(remote),
-        ConnectFailure::Closed(end) => closed_error(end),
-        ConnectFailure::Timeout => json!({"type": "gateway_transport_error", "kind": "timeout"}),
-        _ => json!({"type": "gateway_transport_error", "kind": "unreachable"}),
-    };
-    value["stage"] = stage.into();
-    value["url"] = error.url.to_string().into();
-    value
-}
-
-fn closed_error(end: &Disconnect) -> Value {
-    let mut error = json!({"type": "gateway_transport_error", "kind": "closed"});
-    if let Disconnect::ByGateway { code, reason } = end {
-        error["code"] = (*code).into();
-        error["reason"] = reason.as_ref().into();
-    }
-    error
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use serde_json::json;
 
     use super::*;
     use crate::client::GatewayUrl;
@@ -174,7 +238,8 @@ mod tests {
             retryable: false,
             retry_after_ms: None,
         };
-        let error = CliError::Call(CallError::Remote(remote)).to_json();
+        let json = |error: &CliError| serde_json::to_value(error.report()).unwrap();
+        let error = json(&CliError::Call(CallError::Remote(remote)));
         assert_eq!((&error["ok"], &error["error"]["type"]), (&json!(false), &json!("gateway_request_error")));
         assert_eq!(error["error"]["details"]["missingScope"], "operator.write");
         assert!(error["error"]["hint"].as_str().unwrap().contains("operator.write"));
@@ -188,7 +253,7 @@ mod tests {
             }),
             via: "url: default".into(),
         };
-        let error = unreachable.to_json();
+        let error = json(&unreachable);
         assert_eq!((&error["error"]["kind"], &error["error"]["stage"]), (&json!("unreachable"), &json!("tcp")));
         assert_eq!(unreachable.advice().last().unwrap(), "url: default");
     }

@@ -14,6 +14,7 @@ use super::status::{Reached, capability, print_health};
 use super::target::{GatewayFlags, Target, scopes_for, source_of};
 use super::{json_object, parse_result};
 use crate::client::Purpose;
+use crate::client::credentials::Resolution;
 use crate::clock::UnixMs;
 use crate::config::decode::bind_hint;
 use crate::config::model::{AuthMode, Bind};
@@ -255,14 +256,18 @@ async fn status(context: &Context, args: &StatusArgs) -> Result<ExitCode, CliErr
         }))?;
     } else {
         let exists = if loaded.source.text.is_some() { "" } else { " (not there: defaults)" };
-        output.line(&format!("Config:   {}{exists}", context.paths.config_file.display()))?;
-        output.line(&format!("State:    {}", context.paths.state_dir.display()))?;
-        output.line(&format!("Gateway:  {url} (from {}), bind={bind}", target.resolution.url_source))?;
-        let token = source_of(&target.resolution.token);
-        output.line(&format!("Auth:     token: {token}, password: {}", source_of(&target.resolution.password)))?;
-        output.line(&format!("CLI:      clawgate {}", env!("CARGO_PKG_VERSION")))?;
+        let Resolution { token, password, url_source, .. } = &target.resolution;
+        let mut fields = vec![
+            ("Config", Tone::Plain, format!("{}{exists}", context.paths.config_file.display())),
+            ("State", Tone::Plain, context.paths.state_dir.display().to_string()),
+            ("Gateway", Tone::Plain, format!("{url} (from {url_source}), bind={bind}")),
+            ("Auth", Tone::Plain, format!("token: {}, password: {}", source_of(token), source_of(password))),
+            ("CLI", Tone::Plain, format!("clawgate {}", env!("CARGO_PKG_VERSION"))),
+        ];
+        fields.extend(reached.as_ref().map(Reached::field));
+        output.fields(&fields)?;
         if let Some(reached) = &reached {
-            reached.print(output)?;
+            reached.print_advice(output)?;
         }
     }
     Ok(if failed && args.require_rpc { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -327,23 +332,23 @@ async fn probe(context: &Context, flags: &GatewayFlags) -> Result<ExitCode, CliE
             "targets": targets,
         }))?;
     } else {
-        let answer = if ok { output.paint(Tone::Good, "yes") } else { output.paint(Tone::Bad, "no") };
-        output.print(&format!("Reachable: {answer}"))?;
+        let (tone, word) = if ok { (Tone::Good, "yes") } else { (Tone::Bad, "no") };
+        output.fields(&[("Reachable", tone, word.into())])?;
         for (kind, target, reached, details) in &rows {
             let name = match *kind {
                 "localLoopback" => "This host",
                 "configRemote" => "Remote",
                 _ => "Given",
             };
-            output.line(&format!("\n{name}: {} (from {})", target.resolution.url, target.resolution.url_source))?;
-            reached.print(output)?;
-            if let Some(health) = &details.health {
-                let ok = if health["ok"] == true { "ok" } else { "not ok" };
-                output.line(&format!("Health:   {ok}"))?;
-            }
-            if let Some(error) = &details.error {
-                output.line(&format!("Calls:    {error}"))?;
-            }
+            output.heading(name)?;
+            let health = details.health.as_ref().map(|health| if health["ok"] == true { "ok" } else { "not ok" });
+            output.fields(&[
+                ("URL", Tone::Plain, format!("{} (from {})", target.resolution.url, target.resolution.url_source)),
+                reached.field(),
+                ("Health", Tone::Plain, health.unwrap_or_default().into()),
+                ("Calls", Tone::Warning, details.error.as_ref().map_or_else(String::new, ToString::to_string)),
+            ])?;
+            reached.print_advice(output)?;
         }
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })

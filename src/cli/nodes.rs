@@ -382,11 +382,11 @@ async fn list(context: &Context, args: &ListArgs) -> Result<(), CliError> {
     let pairs: PairList = parse_result("node.pair.list", &pairs)?;
     output.line(&format!("Pending: {} · Paired: {}", pairs.pending.len(), paired.len()))?;
     if !pairs.pending.is_empty() {
-        output.print(&format!("\n{}", output.paint(Tone::Strong, "Pending")))?;
+        output.heading("Pending")?;
         output.table(&pending_table(&pairs.pending, list.ts))?;
     }
     if !paired.is_empty() {
-        output.print(&format!("\n{}", output.paint(Tone::Strong, "Paired")))?;
+        output.heading("Paired")?;
         let mut table = Table::new(["Node", "ID", "IP", "Last connected"]);
         for node in paired {
             let last = node.last_connected().map_or_else(|| "unknown".into(), |at| ago(list.ts, at));
@@ -458,36 +458,30 @@ async fn describe(context: &Context, args: &NodeArgs) -> Result<(), CliError> {
         return output.json(raw.get());
     }
     let node: Node = parse_result("node.describe", &raw)?;
-    let mut table = Table::new(["Field", "Value"]);
-    let mut field = |name: &str, value: String| {
-        if !value.is_empty() {
-            table.row([(Tone::Strong, name.into()), (Tone::Plain, value)]);
-        }
-    };
-    field("Name", text(&node.display_name));
-    field("ID", node.node_id.clone());
     let program = [&node.client_id, &node.client_mode].map(text).join("/");
-    field("Program", program.trim_matches('/').to_owned());
-    field("System", [&node.device_family, &node.model_identifier].map(text).join(" ").trim().to_owned());
-    field("Version", node.version().to_owned());
-    field("IP", text(&node.remote_ip));
-    field("PATH", text(&node.path_env));
-    field("Status", node.status(UnixMs::now()).1);
-    field("Approval", node.approval_state.as_deref().map(approval).unwrap_or_default());
-    field("Pending request", text(&node.pending_request_id));
-    field("Caps", node.caps.join(", "));
-    field("Pending caps", node.pending_declared_caps.join(", "));
-    output.table(&table)?;
-    for (title, commands) in [("Commands", &node.commands), ("Pending commands", &node.pending_declared_commands)] {
-        if !commands.is_empty() || title == "Commands" {
-            output.print(&format!("\n{}", output.paint(Tone::Strong, title)))?;
-            let none = vec!["(none)".to_owned()];
-            let lines: Vec<String> = if commands.is_empty() { &none } else { commands }
-                .iter()
-                .map(|command| format!("- {command}"))
-                .collect();
-            output.line(&lines.join("\n"))?;
-        }
+    let system = [&node.device_family, &node.model_identifier].map(text).join(" ");
+    let (tone, status) = node.status(UnixMs::now());
+    output.fields(&[
+        ("Name", Tone::Strong, text(&node.display_name)),
+        ("ID", Tone::Plain, node.node_id.clone()),
+        ("Program", Tone::Plain, program.trim_matches('/').to_owned()),
+        ("System", Tone::Plain, system.trim().to_owned()),
+        ("Version", Tone::Plain, node.version().to_owned()),
+        ("IP", Tone::Plain, text(&node.remote_ip)),
+        ("PATH", Tone::Plain, text(&node.path_env)),
+        ("Status", tone, status),
+        ("Pending request", Tone::Plain, text(&node.pending_request_id)),
+        ("Caps", Tone::Plain, node.caps.join(", ")),
+        ("Pending caps", Tone::Plain, node.pending_declared_caps.join(", ")),
+    ])?;
+    let commands = |title: &str, commands: &[String]| {
+        output.heading(title)?;
+        let lines: Vec<String> = commands.iter().map(|command| format!("- {command}")).collect();
+        output.line(if lines.is_empty() { "(none)".into() } else { lines.join("\n") }.as_str())
+    };
+    commands("Commands", &node.commands)?;
+    if !node.pending_declared_commands.is_empty() {
+        commands("Pending commands", &node.pending_declared_commands)?;
     }
     if let Some(request) = &node.pending_request_id {
         output.line(&format!("\nApprove it with: clawgate nodes approve {request}"))?;

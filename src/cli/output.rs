@@ -47,6 +47,9 @@ impl Tone {
     }
 }
 
+/// A name, how its value looks, the value.
+pub(super) type Field = (&'static str, Tone, String);
+
 /// Where a command prints.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
@@ -88,8 +91,9 @@ impl Output {
     /// # Errors
     /// [`CliError::Unread`] when nobody reads, [`CliError::Output`].
     pub(super) fn print(self, lines: &str) -> Result<(), CliError> {
+        // Whole lines in one write, so that a pipe never has half of one.
         let mut out = io::stdout().lock();
-        writeln!(out, "{lines}").and_then(|()| out.flush()).map_err(unwritten)
+        out.write_all(format!("{lines}\n").as_bytes()).and_then(|()| out.flush()).map_err(unwritten)
     }
 
     /// Prints a line that came from elsewhere.
@@ -115,6 +119,33 @@ impl Output {
     pub(super) fn value(self, value: &impl Serialize) -> Result<(), CliError> {
         let json = serde_json::to_string(value).map_err(|error| CliError::other(error.to_string()))?;
         self.json(&json)
+    }
+
+    /// Prints names and values, one a line, and leaves out what has no value.
+    ///
+    /// # Errors
+    /// As [`Output::print`].
+    pub(super) fn fields(self, fields: &[Field]) -> Result<(), CliError> {
+        let lines = self.field_lines(fields);
+        if lines.is_empty() { Ok(()) } else { self.print(&lines) }
+    }
+
+    fn field_lines(self, fields: &[Field]) -> String {
+        let shown = fields.iter().filter(|(_, _, value)| !value.is_empty());
+        let width = shown.clone().map(|(name, ..)| name.len()).max().unwrap_or_default();
+        let lines = shown.map(|(name, tone, value)| {
+            let gap = " ".repeat(width - name.len() + 2);
+            format!("{}{gap}{}", self.paint(Tone::Strong, name), self.paint(*tone, value))
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Prints a heading, set off from what stands above.
+    ///
+    /// # Errors
+    /// As [`Output::print`].
+    pub(super) fn heading(self, text: &str) -> Result<(), CliError> {
+        self.print(&format!("\n{}", self.paint(Tone::Strong, text)))
     }
 
     /// Prints a table.
@@ -150,7 +181,7 @@ impl Output {
         if matches!(error, CliError::Unread) {
             return error.exit_code();
         }
-        if json && self.value(&error.to_json()).is_err() {
+        if json && self.value(&error.report()).is_err() {
             return error.exit_code();
         }
         let label = if self.colour_errors { "\x1b[31merror:\x1b[0m" } else { "error:" };
@@ -323,6 +354,16 @@ mod tests {
         assert_eq!(clean("a\x1b[2Jb\u{202e}c\td\ne"), "a\u{fffd}[2Jb\u{fffd}c\td\ne");
         assert!(matches!(clean("näme"), Cow::Borrowed(_)));
         assert_eq!(Output::plain().paint(Tone::Bad, "x\x07"), "x\u{fffd}");
+    }
+
+    #[test]
+    fn fields_are_aligned_and_empty_ones_left_out() {
+        let fields = [
+            ("Name", Tone::Strong, "kitchen".to_owned()),
+            ("IP", Tone::Plain, String::new()),
+            ("Version", Tone::Plain, "1\x1b".to_owned()),
+        ];
+        assert_eq!(Output::plain().field_lines(&fields), "Name     kitchen\nVersion  1\u{fffd}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::error::CliError;
-use super::output::{Output, Table, Tone};
+use super::output::{Field, Output, Table, Tone};
 use super::parse_result;
 use super::target::{GatewayFlags, Target, scopes_for, source_of};
 use super::time::{ago, span};
@@ -255,31 +255,22 @@ impl Reached {
         })
     }
 
-    pub(super) fn print(&self, output: Output) -> Result<(), CliError> {
+    /// How it went, for people.
+    pub(super) fn field(&self) -> Field {
         match (&self.connection, &self.error) {
             (Some(connection), _) => {
                 let hello = connection.hello();
-                let word = output.paint(Tone::Good, "ok");
-                let version = output.paint(Tone::Plain, &hello.server_version);
-                output.print(&format!(
-                    "Connect:  {word} ({} ms), version {version}, {}",
-                    hello.took.as_millis(),
-                    capability(self)
-                ))
+                let (took, version) = (hello.took.as_millis(), &hello.server_version);
+                ("Connect", Tone::Good, format!("ok in {took} ms, version {version}, {}", capability(self)))
             }
-            (None, Some(error)) => {
-                output.print(&format!(
-                    "Connect:  {}: {}",
-                    output.paint(Tone::Bad, "failed"),
-                    output.paint(Tone::Plain, &error.to_string())
-                ))?;
-                for advice in error.advice() {
-                    output.line(&format!("          {advice}"))?;
-                }
-                Ok(())
-            }
-            (None, None) => Ok(()),
+            (None, Some(error)) => ("Connect", Tone::Bad, error.to_string()),
+            (None, None) => ("Connect", Tone::Plain, String::new()),
         }
+    }
+
+    /// What to do when it did not go well.
+    pub(super) fn print_advice(&self, output: Output) -> Result<(), CliError> {
+        self.error.iter().flat_map(CliError::advice).try_for_each(|advice| output.line(&advice))
     }
 }
 
@@ -335,64 +326,43 @@ impl StatusArgs {
         details: &Details,
         deeper: Option<&Deeper>,
     ) -> Result<(), CliError> {
-        let mut table = Table::new(["Item", "Value"]);
-        let mut item = |name: &str, tone: Tone, value: String| {
-            if !value.is_empty() {
-                table.row([(Tone::Strong, name.into()), (tone, value)]);
-            }
-        };
-        item("Gateway", Tone::Plain, format!("{} (from {})", target.resolution.url, target.resolution.url_source));
-        match (&reached.connection, &reached.error) {
-            (Some(connection), _) => {
-                let hello = connection.hello();
-                item("Reachable", Tone::Good, format!("yes, in {} ms", hello.took.as_millis()));
-                item("Version", Tone::Plain, hello.server_version.clone());
-            }
-            (None, Some(error)) => item("Reachable", Tone::Bad, format!("no: {error}")),
-            (None, None) => {}
-        }
         let credentials = [("token", &target.resolution.token), ("password", &target.resolution.password)];
         let sent = credentials.iter().filter(|(_, credential)| credential.value().is_some());
         let sent: Vec<String> =
             sent.map(|(name, credential)| format!("{name} from {}", source_of(credential))).collect();
-        item("Auth", Tone::Plain, if sent.is_empty() { "no token or password".into() } else { sent.join(", ") });
-        if reached.connection.is_some() {
-            item("May", Tone::Plain, capability(reached));
+        let auth = if sent.is_empty() { "no token or password".into() } else { sent.join(", ") };
+        let mut fields = vec![
+            ("Gateway", Tone::Plain, format!("{} (from {})", target.resolution.url, target.resolution.url_source)),
+            ("Auth", Tone::Plain, auth),
+            reached.field(),
+        ];
+        if let Some(presence) = &details.presence {
+            let host = own_presence(presence);
+            let text = |key: &str| host.and_then(|host| host[key].as_str()).unwrap_or_default();
+            fields.push(("Host", Tone::Plain, format!("{} {}", text("host"), text("platform")).trim().to_owned()));
+            fields.push(("Present", Tone::Plain, presence.as_array().map_or(0, Vec::len).to_string()));
         }
-        if let Some(host) = details.presence.as_ref().and_then(own_presence) {
-            let text = |key: &str| host[key].as_str().unwrap_or_default();
-            item("Host", Tone::Plain, format!("{} {}", text("host"), text("platform")).trim().to_owned());
-        }
-        let presence = details.presence.as_ref().and_then(Value::as_array).map(Vec::len);
-        item("Present", Tone::Plain, presence.map_or_else(String::new, |count| count.to_string()));
         if let Some(status) = &details.status {
             let sessions = status["sessions"]["count"].as_u64();
-            item("Sessions", Tone::Plain, sessions.map_or_else(String::new, |count| count.to_string()));
+            fields.push(("Sessions", Tone::Plain, sessions.map_or_else(String::new, |count| count.to_string())));
             let every = |agent: &Value| -> Option<String> {
-                let on = agent["enabled"].as_bool()?;
-                let every = if on { agent["every"].as_str()? } else { "off" };
+                let every = if agent["enabled"].as_bool()? { agent["every"].as_str()? } else { "off" };
                 Some(format!("{}: {every}", agent["agentId"].as_str()?))
             };
             let agents = status["heartbeat"]["agents"].as_array().map_or(&[][..], Vec::as_slice);
-            item("Heartbeat", Tone::Plain, agents.iter().filter_map(every).collect::<Vec<_>>().join(", "));
+            fields.push(("Heartbeat", Tone::Plain, agents.iter().filter_map(every).collect::<Vec<_>>().join(", ")));
         }
-        if let Some(error) = &details.error {
-            item("Calls", Tone::Warning, error.to_string());
-        }
-        output.table(&table)?;
-        if let Some(error) = &reached.error {
-            for advice in error.advice() {
-                output.line(&advice)?;
-            }
-        }
+        fields.push(("Calls", Tone::Warning, details.error.as_ref().map_or_else(String::new, ToString::to_string)));
+        output.fields(&fields)?;
+        reached.print_advice(output)?;
         let Some(deeper) = deeper else { return Ok(()) };
         deeper.print(output, reached)?;
         if self.all {
             if let Some(rows) = details.presence.as_ref().and_then(Value::as_array) {
-                output.print(&format!("\n{}", output.paint(Tone::Strong, "Presence")))?;
+                output.heading("Presence")?;
                 output.table(&presence_table(rows, UnixMs::now()))?;
             }
-            output.print(&format!("\n{}", output.paint(Tone::Strong, "Decision")))?;
+            output.heading("Decision")?;
             output.line(&target.provenance())?;
         }
         Ok(())
@@ -406,17 +376,14 @@ fn own_presence(presence: &Value) -> Option<&Value> {
 
 /// Who is there, as a table.
 pub(super) fn presence_table(rows: &[Value], now: UnixMs) -> Table {
-    let mut table = Table::new(["Host", "Mode", "System", "Version", "Roles", "Reason", "Seen"]);
+    let mut table = Table::new(["Host", "Mode", "System", "Version", "Reason", "Seen"]);
     for row in rows {
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        let roles = row["roles"].as_array().map_or(&[][..], Vec::as_slice);
-        let roles: Vec<&str> = roles.iter().filter_map(Value::as_str).collect();
         table.row([
             (Tone::Strong, text("host")),
             (Tone::Plain, text("mode")),
             (Tone::Plain, text("platform")),
             (Tone::Plain, text("version")),
-            (Tone::Plain, roles.join(", ")),
             (Tone::Plain, text("reason")),
             (Tone::Plain, row["ts"].as_u64().map_or_else(String::new, |ts| ago(now, UnixMs(ts)))),
         ]);
@@ -449,19 +416,18 @@ impl Deeper {
     }
 
     fn print(&self, output: Output, reached: &Reached) -> Result<(), CliError> {
-        let title = |text: &str| output.print(&format!("\n{}", output.paint(Tone::Strong, text)));
-        title("Health")?;
+        output.heading("Health")?;
         let took = reached.connection.as_ref().map_or(Duration::ZERO, |connection| connection.hello().took);
         match &self.health {
             Ok(health) => print_health(output, health, took)?,
             Err(error) => output.line(&error.to_string())?,
         }
-        title("Channels")?;
+        output.heading("Channels")?;
         match &self.channels {
             Ok(channels) => print_channels(output, channels)?,
             Err(error) => output.line(&error.to_string())?,
         }
-        title("Nodes")?;
+        output.heading("Nodes")?;
         match &self.nodes {
             Ok(nodes) => {
                 let rows = nodes["nodes"].as_array().map_or(&[][..], Vec::as_slice);
@@ -470,7 +436,7 @@ impl Deeper {
             }
             Err(error) => output.line(&error.to_string())?,
         }
-        title("Last heartbeat")?;
+        output.heading("Last heartbeat")?;
         match &self.heartbeat {
             Ok(Value::Null) => output.line("none"),
             Ok(heartbeat) => output.value(heartbeat),
@@ -499,7 +465,7 @@ fn report(target: &Target, reached: &Reached, details: &Details, deeper: Option<
     if let Some(deeper) = deeper {
         let value = |result: &Result<Value, CliError>| match result {
             Ok(value) => value.clone(),
-            Err(error) => error.to_json(),
+            Err(error) => json!(error.report()),
         };
         report["health"] = value(&deeper.health);
         report["channels"] = value(&deeper.channels);

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use super::context::Context;
 use super::error::CliError;
+use super::output::Output;
 use crate::client::credentials::{self, Credential, Flags, Resolution, Settings, Variables};
 use crate::client::error::{CallError, ConnectError};
 use crate::client::identity::DeviceTokens;
@@ -53,6 +54,7 @@ pub(super) struct GatewayFlags {
 pub(super) struct Target {
     /// URL and credentials, and where they came from.
     pub(super) resolution: Resolution,
+    output: Output,
     state_dir: PathBuf,
     config_file: PathBuf,
     started: Instant,
@@ -82,6 +84,7 @@ impl Target {
             if complete { (Settings::default(), Variables::default()) } else { settings(context)? };
         Ok(Self {
             resolution: credentials::resolve(&given, &variables, &settings, purpose)?,
+            output: context.output,
             state_dir: context.paths.state_dir.clone(),
             config_file: context.paths.config_file.clone(),
             started: Instant::now(),
@@ -149,7 +152,7 @@ impl Target {
         if let Some(token) = &hello.device_token
             && let Err(error) = tokens.put(url, Role::Operator, token, &hello.scopes)
         {
-            tracing::warn!(%error, "the device token could not be kept");
+            self.output.note(&format!("the device token cannot be kept: {error}"));
         }
         Ok(connection)
     }

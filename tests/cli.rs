@@ -1,0 +1,367 @@
+//! The command line as a person and a script meet it: the built program, real files, real environment, a real gateway.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and says why")]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawgate::client::node::InvokeRequest;
+use clawgate::client::{self, Auth, ConnectOptions, GatewayUrl, Identity};
+use clawgate::secret::Secret;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use support::TOKEN;
+use support::gateway::{Gateway, Setup, program};
+
+/// A person's account: a home folder, and nothing in the environment.
+struct Account {
+    home: TempDir,
+    env: Vec<(&'static str, String)>,
+}
+
+/// What a command left behind.
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Account {
+    fn new() -> Self {
+        Self { home: tempfile::tempdir().unwrap(), env: Vec::new() }
+    }
+
+    /// One whose commands find `gateway` by themselves.
+    fn of(gateway: &Gateway) -> Self {
+        Self::new().env("OPENCLAW_GATEWAY_PORT", gateway.port.to_string()).env("OPENCLAW_GATEWAY_TOKEN", TOKEN)
+    }
+
+    fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
+    fn config(self, config: &Value) -> Self {
+        let folder = self.home.path().join(".openclaw");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("openclaw.json"), config.to_string()).unwrap();
+        self
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let Output { status, stdout, stderr } = self.command(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+    }
+
+    /// Runs a command that must succeed, and gives what it printed.
+    fn ok(&self, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.code, 0, "{args:?}\n{}\n{}", ran.out, ran.err);
+        ran.out
+    }
+
+    /// Runs a command that must print one JSON document and nothing else.
+    fn json(&self, args: &[&str]) -> Value {
+        let out = self.ok(args);
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{args:?}: {error}\n{out}"))
+    }
+
+    /// Where a command that finds no gateway says that URL and credentials came from.
+    fn tried(&self, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+        let line = ran.err.lines().find_map(|line| line.trim().strip_prefix("Tried ")).unwrap_or(&ran.err);
+        line.split("; configuration:").next().unwrap().to_owned()
+    }
+}
+
+/// A port that nobody listens on.
+fn closed_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn the_commands_a_person_types_first() {
+    let gateway = Gateway::start();
+    let account = Account::of(&gateway);
+    assert!(account.ok(&["health"]).starts_with("OK ("));
+    assert!(account.ok(&["gateway", "health"]).starts_with("Gateway health\nOK ("));
+    assert!(account.ok(&["gateway", "call", "health"]).starts_with("Gateway call: health\n{\n"));
+    let status = account.ok(&["status", "--deep"]);
+    assert!(status.contains("token from OPENCLAW_GATEWAY_TOKEN") && status.contains("read-only"), "{status}");
+    assert!(account.ok(&["gateway", "probe"]).starts_with("Reachable  yes"));
+    assert!(account.ok(&["gateway", "status", "--require-rpc"]).contains("ok in"));
+    assert_eq!(account.ok(&["nodes", "status"]), "Known: 0 · Paired: 0 · Connected: 0\n");
+    assert_eq!(account.ok(&["nodes", "pending"]), "No node waits for approval.\n");
+    assert_eq!(account.ok(&["devices", "list"]), "No device is paired, and none waits.\n");
+    assert!(account.ok(&["channels", "status"]).contains("No chat channel"));
+    assert!(account.ok(&["system", "presence"]).contains("gateway"));
+    assert!(account.ok(&["logs", "--limit", "5"]).contains("Log file: "));
+    assert!(account.ok(&["completion", "bash"]).contains("_clawgate"));
+    for line in status.lines() {
+        assert!(!line.contains('\x1b'), "no colours in a pipe: {line}");
+    }
+}
+
+#[test]
+fn with_json_there_is_nothing_else_on_standard_output() {
+    let gateway = Gateway::start();
+    let account = Account::of(&gateway);
+    assert_eq!(account.json(&["health", "--json"])["ok"], true);
+    assert_eq!(account.json(&["gateway", "health", "--json"])["ok"], true);
+    assert_eq!(account.json(&["gateway", "call", "node.list", "--json"])["nodes"], json!([]));
+    assert_eq!(account.json(&["gateway", "probe", "--json"])["ok"], true);
+    assert_eq!(account.json(&["gateway", "status", "--json"])["rpc"]["ok"], true);
+    let status = account.json(&["status", "--all", "--json"]);
+    assert_eq!((&status["gateway"]["reachable"], &status["health"]["ok"]), (&json!(true), &json!(true)));
+    assert_eq!(account.json(&["channels", "status", "--json"])["channels"], json!({}));
+    assert_eq!(account.json(&["nodes", "status", "--json"])["nodes"], json!([]));
+    assert_eq!(account.json(&["nodes", "list", "--json"]), json!({"pending": [], "paired": []}));
+    assert_eq!(account.json(&["nodes", "pending", "--json"]), json!([]));
+    assert_eq!(account.json(&["devices", "list", "--json"])["paired"], json!([]));
+    assert!(account.json(&["system", "presence", "--json"]).is_array());
+    for line in account.ok(&["logs", "--limit", "3", "--json"]).lines() {
+        serde_json::from_str::<Value>(line).unwrap();
+    }
+}
+
+#[test]
+fn a_failure_is_one_and_a_mistake_is_two() {
+    let gateway = Gateway::start();
+    let account = Account::of(&gateway).env("OPENCLAW_GATEWAY_TOKEN", "not-the-secret");
+    let refused = account.run(&["health"]);
+    assert_eq!((refused.code, refused.out.as_str()), (1, ""));
+    assert!(refused.err.contains("token from OPENCLAW_GATEWAY_TOKEN (fingerprint "), "{}", refused.err);
+    assert!(!refused.err.contains("not-the-secret"), "{}", refused.err);
+    let refused = account.run(&["health", "--json"]);
+    let report: Value = serde_json::from_str(&refused.out).unwrap();
+    assert_eq!((refused.code, &report["ok"]), (1, &json!(false)));
+    assert_eq!(report["error"]["details"]["code"], "AUTH_TOKEN_MISMATCH");
+    assert!(refused.out.starts_with("{\n  \"ok\": false,"), "{}", refused.out);
+
+    let account = Account::of(&gateway);
+    let unknown = account.run(&["gateway", "call", "no.such.method", "--json"]);
+    let report: Value = serde_json::from_str(&unknown.out).unwrap();
+    assert_eq!((unknown.code, &report["error"]["type"]), (1, &json!("gateway_request_error")));
+    assert_eq!(account.run(&["status"]).code, 0);
+    for mistake in
+        [&["nodes"][..], &["health", "--timeout", "soon"], &["gateway", "call", "health", "--params", "[]"], &["flarp"]]
+    {
+        let ran = account.run(mistake);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{mistake:?}: {}", ran.err);
+    }
+    let port = closed_port().to_string();
+    let nobody = Account::new().env("OPENCLAW_GATEWAY_PORT", port);
+    assert!(nobody.run(&["health"]).err.contains("Is the gateway running? Start it with: clawgate gateway"));
+    assert_eq!(nobody.run(&["status"]).code, 1);
+    assert_eq!(nobody.run(&["gateway", "status"]).code, 0);
+    assert_eq!(nobody.run(&["gateway", "status", "--require-rpc"]).code, 1);
+}
+
+/// Contract 4.2 to 4.8, with real files and variables.
+#[test]
+fn credentials_come_from_where_the_contract_says() {
+    let port = closed_port();
+    let local = json!({"gateway": {"port": port, "auth": {"token": "a"}, "remote": {"token": "r", "password": "rp"}}});
+    let account = Account::new().config(&local);
+    let url = format!("ws://127.0.0.1:{port}");
+    let tried = account.tried(&["health"]);
+    assert!(tried.starts_with(&format!("{url} (from gateway.port), token from gateway.auth.token (")), "{tried}");
+    assert!(tried.contains("password from gateway.remote.password"), "{tried}");
+    let tried = account.tried(&["health", "--token", "x"]);
+    assert!(tried.contains("token from --token") && !tried.contains("password"), "{tried}");
+    let refused = account.run(&["health", "--url", &url]);
+    assert!(refused.code == 1 && refused.err.contains("--url needs explicit credentials"), "{}", refused.err);
+
+    let account = account.env("OPENCLAW_GATEWAY_TOKEN", "e").env("CLAWDBOT_GATEWAY_PASSWORD", "old");
+    assert!(account.tried(&["health"]).contains("token from OPENCLAW_GATEWAY_TOKEN"));
+    let refused = account.run(&["health", "--url", &url]);
+    assert!(refused.err.contains("--url needs explicit credentials"), "{}", refused.err);
+    let account = account.env("OPENCLAW_GATEWAY_URL", url.clone());
+    let tried = account.tried(&["health"]);
+    assert!(tried.contains("(from OPENCLAW_GATEWAY_URL), token from OPENCLAW_GATEWAY_TOKEN"), "{tried}");
+    assert!(!tried.contains("password"), "{tried}");
+
+    let mut remote = local.clone();
+    remote["gateway"]["mode"] = json!("remote");
+    remote["gateway"]["remote"]["url"] = json!(url);
+    let account = Account::new().config(&remote).env("OPENCLAW_GATEWAY_TOKEN", "e");
+    let tried = account.tried(&["health"]);
+    assert!(tried.contains("(from gateway.remote.url), token from gateway.remote.token"), "{tried}");
+    remote["gateway"]["remote"]["token"] = json!("");
+    let account = Account::new().config(&remote).env("OPENCLAW_GATEWAY_TOKEN", "e");
+    assert!(account.tried(&["health"]).contains("token from OPENCLAW_GATEWAY_TOKEN"));
+    // Probes use the remote token alone.
+    assert!(!account.run(&["status"]).out.contains("OPENCLAW_GATEWAY_TOKEN"));
+
+    let public =
+        Account::new().config(&json!({"gateway": {"mode": "remote", "remote": {"url": "ws://gw.example.com"}}}));
+    let refused = public.run(&["health", "--json"]);
+    assert!(refused.code == 1 && refused.err.contains("plaintext"), "{}", refused.err);
+}
+
+#[test]
+fn a_secret_that_cannot_be_had_is_an_error_only_where_it_matters() {
+    let port = closed_port();
+    let reference = json!({"source": "env", "provider": "default", "id": "GW_SECRET"});
+    let config = json!({"gateway": {"port": port, "auth": {"token": reference}, "remote": {"token": "r"}}});
+    let account = Account::new().config(&config);
+    let refused = account.run(&["health"]);
+    assert!(refused.code == 1 && refused.err.contains("gateway.auth.token is a secret reference without a value"));
+    assert!(account.tried(&["health", "--token", "x"]).contains("--token"));
+    assert!(account.env("GW_SECRET", "s").tried(&["health"]).contains("token from gateway.auth.token"));
+
+    // A command that would give the password is not run for a token.
+    let home = tempfile::tempdir().unwrap();
+    let (script, trace) = (home.path().join("ask"), home.path().join("asked"));
+    std::fs::write(&script, format!("#!/bin/sh\ntouch {}\n", trace.display())).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let config = json!({
+        "gateway": {"port": port, "auth": {"token": "t", "password": {"source": "exec", "provider": "ask", "id": "x"}}},
+        "secrets": {"providers": {"ask": {"source": "exec", "command": script}}},
+    });
+    let account = Account::new().config(&config);
+    assert!(account.tried(&["health"]).contains("token from gateway.auth.token"));
+    assert!(!trace.exists());
+}
+
+#[test]
+fn a_broken_configuration_stops_all_but_the_complete_command_line() {
+    let gateway = Gateway::start();
+    let account = Account::new().config(&json!({"gateway": {"port": "many"}}));
+    let refused = account.run(&["health"]);
+    assert!(refused.code == 1 && refused.err.contains("openclaw.json:1:"), "{}", refused.err);
+    let url = format!("ws://127.0.0.1:{}", gateway.port);
+    assert!(account.ok(&["health", "--url", &url, "--token", TOKEN]).starts_with("OK"));
+}
+
+#[test]
+fn nobody_reading_is_no_failure() {
+    let gateway = Gateway::start();
+    let account = Account::of(&gateway);
+    let mut child =
+        account.command(&["status", "--all"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs a node that answers every command with its name, until the gateway cuts it off. Gives why it ended.
+fn node(port: u16, state: &Path, name: &str) -> std::thread::JoinHandle<String> {
+    let identity = Arc::new(Identity::load_or_create(state).unwrap());
+    let mut options = ConnectOptions::node(GatewayUrl::loopback(port), identity, vec!["system.which".into()]);
+    options.auth = Auth { token: Some(Secret::new(TOKEN)), ..Auth::default() };
+    options.program.display_name = Some(name.into());
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let (connection, mut events) = client::connect(&options).await.unwrap();
+            while let Some(event) = events.next().await {
+                if let Some(request) = InvokeRequest::from_event(&event) {
+                    let result = json!({"ran": request.command}).to_string();
+                    connection.respond(&request, Ok(&result), Duration::from_secs(5)).await.unwrap();
+                }
+            }
+            connection.ended().await.to_string()
+        })
+    })
+}
+
+#[test]
+fn a_node_from_its_first_request_to_its_removal() {
+    let gateway = Gateway::start();
+    let account = Account::of(&gateway);
+    let state = tempfile::tempdir().unwrap();
+    let node = node(gateway.port, state.path(), "Kitchen \x1b[31mpi");
+    let pending = loop {
+        let pending = account.json(&["nodes", "pending", "--json"]);
+        if let Some(request) = pending.get(0) {
+            break request.clone();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let request = pending["requestId"].as_str().unwrap();
+    let status = account.ok(&["nodes", "status"]);
+    assert!(status.contains("Known: 1 · Paired: 1 · Connected: 1") && status.contains(request), "{status}");
+    assert!(!status.contains('\x1b'), "a name cannot drive the terminal: {status:?}");
+    let invoke = ["nodes", "invoke", "--node", "kitchen-31mpi", "--command", "system.which", "--params", "{}"];
+    assert_eq!(account.run(&invoke).code, 1, "not before it is approved");
+    let unknown = account.run(&["nodes", "approve", "nope"]);
+    assert!(unknown.code == 1 && unknown.err.contains(request), "{}", unknown.err);
+    assert_eq!(account.json(&["nodes", "approve", request])["requestId"], request);
+    assert_eq!(account.json(&invoke)["payload"], json!({"ran": "system.which"}));
+
+    account.ok(&["nodes", "rename", "--node", "kitchen-31mpi", "--name", "Pantry"]);
+    let described = account.ok(&["nodes", "describe", "--node", "pantry"]);
+    assert!(described.contains("Name     Pantry") && described.contains("- system.which"), "{described}");
+    let nodes = account.json(&["nodes", "status", "--connected", "--json"]);
+    let id = nodes["nodes"][0]["nodeId"].as_str().unwrap();
+    let by_prefix = ["nodes", "describe", "--node", &id[..12], "--json"];
+    assert_eq!(account.json(&by_prefix)["displayName"], "Pantry");
+    assert!(account.ok(&["nodes", "list"]).contains("Pantry"));
+    assert!(account.ok(&["devices", "list"]).contains(&id[..12]));
+
+    let removed = account.ok(&["nodes", "remove", "--node", "Pantry"]);
+    assert!(removed.starts_with("Removed Pantry"), "{removed}");
+    let end = node.join().unwrap();
+    assert!(end.contains("closed the connection"), "{end}");
+}
+
+#[test]
+fn a_device_from_its_request_to_its_removal() {
+    let gateway = Gateway::start();
+    let account = Account::of(&gateway);
+    // A device that the gateway does not know and that is not on its host by its own account waits for approval; one
+    // that is, and holds the secret, is paired at once.
+    let state = tempfile::tempdir().unwrap();
+    let identity = Arc::new(Identity::load_or_create(state.path()).unwrap());
+    let mut options = ConnectOptions::operator(GatewayUrl::loopback(gateway.port), Default::default());
+    options.identity = Some(Arc::clone(&identity));
+    options.auth = Auth { token: Some(Secret::new(TOKEN)), ..Auth::default() };
+    options.program.display_name = Some("phone".into());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (connection, _events) = runtime.block_on(client::connect(&options)).unwrap();
+    let id = identity.id().to_string();
+
+    let list = account.json(&["devices", "list", "--json"]);
+    assert_eq!(list["paired"][0]["deviceId"], id);
+    account.ok(&["devices", "rename", "--device", &id[..12], "--name", "My phone"]);
+    assert!(account.ok(&["devices", "list"]).contains("My phone"));
+    let rotated = account.json(&["devices", "rotate", "--device", &id, "--role", "operator"]);
+    assert_eq!(rotated["role"], "operator");
+    assert!(account.json(&["devices", "revoke", "--device", &id, "--role", "operator"])["revokedAtMs"].is_u64());
+    assert!(account.ok(&["devices", "list"]).contains("revoked"));
+    let unknown = account.run(&["devices", "remove", "nope"]);
+    assert!(unknown.code == 1 && unknown.err.contains("unknown device: nope"), "{}", unknown.err);
+    assert_eq!(account.ok(&["devices", "remove", &id]), format!("Removed {id}\n"));
+    assert_eq!(account.json(&["devices", "list", "--json"])["paired"], json!([]));
+    assert!(account.run(&["devices", "approve"]).err.contains("no device waits for approval"));
+    drop(connection);
+}
+
+#[test]
+fn a_gateway_that_made_its_token_is_reached_without_flags() {
+    let gateway = Setup::new().no_token().start();
+    let account = Account::new().env("OPENCLAW_STATE_DIR", gateway.state_dir().display().to_string());
+    let port = gateway.port.to_string();
+    assert!(account.ok(&["health", "--port", &port]).starts_with("OK"));
+    let status = account.ok(&["status", "--port", &port]);
+    assert!(status.contains("the token the running gateway made"), "{status}");
+}
