@@ -73,7 +73,7 @@ fn the_cli_says_what_the_gateway_refused(release: Release) {
         .says("token mismatch");
     cli.fails(["gateway", "call", "no.such.method"]).says("unknown method");
     cli.fails(["nodes", "invoke", "--node", "nobody", "--command", "system.which"]).says("nobody");
-    cli.fails(["nodes", "approve", "no-such-request"]).says("no-such-request");
+    cli.fails(["nodes", "approve", "no-such-request"]).says("requestId");
 
     assert_eq!(cli.json(["gateway", "call", "health", "--json"])["ok"], true, "the gateway lives");
 }

@@ -19,7 +19,7 @@ function fits(definition, value, what) {
   const validate = ajv.getSchema(`protocol#/definitions/${definition}`);
   assert.ok(validate, `the schema has no ${definition}`);
   const wrong = validate(value) ? [] : validate.errors.map((e) => `  ${e.instancePath || "/"} ${e.message} ${JSON.stringify(e.params)}`);
-  assert.ok(wrong.length === 0, `${what} is no ${definition}:\n${wrong.join("\n")}\n${JSON.stringify(value, null, 1)}`);
+  assert.ok(wrong.length === 0, `${what} is no ${definition}:\n${wrong.join("\n")}\n${JSON.stringify(value).slice(0, 2000)}`);
   checked += 1;
 }
 
