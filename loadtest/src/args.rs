@@ -1,0 +1,164 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::floor;
+
+/// Loads a gateway of the OpenClaw wire, and says what it costs beside a server that does nothing.
+///
+/// Every scenario is bounded in count and in time, keeps to this machine unless told otherwise, and prints a
+/// table; --json and --html keep the result.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest", version, max_term_width = 110)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The scenarios.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Calls of one method
+    Rpc(Common<Rpc>),
+    /// A floor server (this program starts it by itself)
+    #[command(hide = true, subcommand)]
+    Floor(floor::Kind),
+}
+
+/// The options of a scenario, and those that all have.
+#[derive(Debug, Args)]
+pub struct Common<S: Args> {
+    /// The scenario's own.
+    #[command(flatten)]
+    pub scenario: S,
+    /// Where and how.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// Options of every scenario.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// The gateway
+    #[arg(long, default_value = "ws://127.0.0.1:18789", conflicts_with = "spawn", help_heading = "Gateway")]
+    pub url: String,
+    /// Shared token of the gateway
+    #[arg(long, env = "OPENCLAW_GATEWAY_TOKEN", hide_env_values = true, help_heading = "Gateway")]
+    pub token: Option<String>,
+    /// Shared password of the gateway
+    #[arg(long, env = "OPENCLAW_GATEWAY_PASSWORD", hide_env_values = true, help_heading = "Gateway")]
+    pub password: Option<String>,
+    /// The gateway's process: its CPU and memory are measured
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "spawn", help_heading = "Gateway")]
+    pub pid: Option<u32>,
+    /// Start this program as `PATH gateway --port N --token T` with a state folder of its own, measure it, stop it
+    #[arg(long, value_name = "PATH", help_heading = "Gateway")]
+    pub spawn: Option<PathBuf>,
+    /// Worker threads of a spawned gateway (`--workers N`), each on a core of its own
+    #[arg(long, requires = "spawn", value_parser = clap::value_parser!(u8).range(1..), help_heading = "Gateway")]
+    pub workers: Option<u8>,
+    /// One more argument for a spawned gateway
+    #[arg(long, requires = "spawn", allow_hyphen_values = true, value_name = "ARG", help_heading = "Gateway")]
+    pub spawn_arg: Vec<String>,
+    /// Load a gateway that is not on this machine
+    #[arg(long, help_heading = "Gateway")]
+    pub i_own_this_host: bool,
+
+    /// Seconds that are measured
+    #[arg(long, value_parser = seconds, default_value = "10", value_name = "SECONDS", help_heading = "Load")]
+    pub duration: Duration,
+    /// Pieces the duration is cut into; gateway and floor take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100), help_heading = "Load")]
+    pub rounds: u32,
+    /// Seconds of load before each measured piece; an open-loop rate climbs to its height in it
+    #[arg(long, value_parser = seconds, default_value = "0.3", value_name = "SECONDS", help_heading = "Load")]
+    pub warmup: Duration,
+    /// Seconds over which connections are opened
+    #[arg(long, value_parser = seconds, default_value = "0", value_name = "SECONDS", help_heading = "Load")]
+    pub ramp: Duration,
+    /// Let every operator be a program of its own (`client.instanceId`), with a row of its own in the presence list;
+    /// otherwise they are one program with many connections
+    #[arg(long, help_heading = "Load")]
+    pub distinct: bool,
+    /// Measure no floor
+    #[arg(long, help_heading = "Load")]
+    pub no_floor: bool,
+    /// Loopback addresses to connect from (127.0.0.1, .2, ..): one has ports for about 28,000 connections.
+    /// Chosen by the number of connections when not said
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Load")]
+    pub sources: Option<u16>,
+
+    /// Cores of a spawned gateway and of the floor; the first ones when not said
+    #[arg(long, value_delimiter = ',', value_name = "CORE,..", help_heading = "Machine")]
+    pub server_cores: Vec<usize>,
+    /// Core of this program; the last one when not said
+    #[arg(long, value_name = "CORE", help_heading = "Machine")]
+    pub client_core: Option<usize>,
+
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    pub json: Option<PathBuf>,
+    /// Write the result as one HTML page with plots
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    pub html: Option<PathBuf>,
+    /// Print how the result compares with an earlier one's JSON
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    pub compare: Option<PathBuf>,
+    /// Show a progress line even where standard error is no terminal
+    #[arg(long, help_heading = "Result")]
+    pub progress: bool,
+}
+
+/// Options of `rpc`.
+#[derive(Clone, Debug, Args)]
+pub struct Rpc {
+    /// The method
+    #[arg(long, default_value = "system-presence")]
+    pub method: String,
+    /// Its parameters, as JSON
+    #[arg(long, value_parser = json, value_name = "JSON")]
+    pub params: Option<serde_json::Value>,
+    /// How the calls come.
+    #[command(flatten)]
+    pub calls: Calls,
+}
+
+/// Options of scenarios that call.
+#[derive(Clone, Debug, Args)]
+pub struct Calls {
+    /// Operators that call
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub connections: u32,
+    /// Calls that each operator keeps in flight: the next one leaves when an answer comes (closed loop)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub depth: u32,
+    /// Calls a second over all operators, whether answers come or not (open loop): latency counts from when a
+    /// call was due
+    #[arg(long, conflicts_with = "depth", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: Option<u32>,
+}
+
+/// How loads with a choice of broadcast make the gateway send one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Trigger {
+    /// `set-heartbeats`, told to all as `heartbeat`
+    Heartbeat,
+    /// `system-event`, told to all as `presence`
+    Presence,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    if !(0.0..=86_400.0).contains(&seconds) {
+        return Err("at most a day (86400)".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn json(text: &str) -> Result<serde_json::Value, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,226 @@
+//! The floor: what the same bytes cost a server that does nothing with them.
+//!
+//! A child process of this same program holds TCP connections with readiness and one buffer, without framing,
+//! parsing or allocation: whatever a gateway needs beyond it is the gateway's own. [`Floor::start`] runs one;
+//! [`serve`] is what the child does.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+use crate::cores::Cores;
+use crate::procfs::Process;
+
+/// What a floor server does.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Kind {
+    /// Answers: after so many bytes come, so many bytes go. The last step repeats.
+    Exchange {
+        /// The steps of a connection, `REQUEST_BYTES:ANSWER_BYTES`.
+        #[arg(required = true, value_parser = parse_step)]
+        steps: Vec<(usize, usize)>,
+    },
+    /// Sends: a byte from any connection makes one message go to every other one.
+    Send {
+        /// Bytes of the message.
+        message_bytes: usize,
+    },
+}
+
+fn parse_step(text: &str) -> Result<(usize, usize), String> {
+    let step = text.split_once(':').and_then(|(request, answer)| Some((request.parse().ok()?, answer.parse().ok()?)));
+    step.filter(|(request, _)| *request > 0).ok_or_else(|| "expected REQUEST_BYTES:ANSWER_BYTES".to_owned())
+}
+
+impl Kind {
+    fn arguments(&self) -> Vec<String> {
+        match self {
+            Self::Exchange { steps } => std::iter::once("exchange".to_owned())
+                .chain(steps.iter().map(|(request, answer)| format!("{request}:{answer}")))
+                .collect(),
+            Self::Send { message_bytes } => vec!["send".to_owned(), message_bytes.to_string()],
+        }
+    }
+}
+
+/// A running floor server; ends when dropped.
+#[derive(Debug)]
+pub struct Floor {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The process, to be measured.
+    pub process: Process,
+}
+
+impl Floor {
+    /// Starts one on `cores`.
+    pub fn start(kind: &Kind, cores: &Cores) -> Result<Self> {
+        let program = std::env::current_exe().context("the path of this program")?;
+        let mut child = cores
+            .on_server(|| Command::new(program).arg("floor").args(kind.arguments()).stdout(Stdio::piped()).spawn())?
+            .context("starting the floor server")?;
+        let mut line = String::new();
+        let output = child.stdout.take().context("the floor server's output")?;
+        BufReader::new(output).read_line(&mut line)?;
+        let process = Process::new(child.id());
+        // In place first, so that it is ended whatever comes of the line.
+        let mut floor = Self { child, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), process };
+        floor.address.set_port(line.trim().parse().context("the floor server did not say its port")?);
+        Ok(floor)
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        // It has nothing to lose.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const LISTENER: Token = Token(usize::MAX);
+/// Bytes read or written at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+struct Connection {
+    stream: TcpStream,
+    step: usize,
+    /// Bytes of the request under way.
+    carried: usize,
+    /// Bytes that the socket has not taken yet.
+    owed: usize,
+}
+
+/// Runs a floor server until its parent ends. Prints its port.
+///
+/// # Errors
+/// The system refuses a socket.
+pub fn serve(kind: &Kind) -> io::Result<()> {
+    let parent = rustix::process::getppid();
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    clawgate::net::descriptors::raise();
+    let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    writeln!(io::stdout().lock(), "{}", listener.local_addr()?.port())?;
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut events = Events::with_capacity(1024);
+    let mut connections: Vec<Option<Connection>> = Vec::new();
+    let mut free = Vec::new();
+    let (mut input, output) = (vec![0; CHUNK_BYTES], vec![b'x'; CHUNK_BYTES]);
+    loop {
+        // A time limit: a parent that died before the signal was set is missed by it.
+        match poll.poll(&mut events, Some(Duration::from_secs(5))) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        if rustix::process::getppid() != parent {
+            return Ok(());
+        }
+        for event in &events {
+            if event.token() == LISTENER {
+                accept(&listener, &poll, &mut connections, &mut free)?;
+                continue;
+            }
+            let key = event.token().0;
+            let Some(connection) = connections[key].as_mut() else { continue };
+            let to_the_end = event.is_read_closed();
+            let read = connection.read(&mut input, to_the_end);
+            let alive = match (kind, read) {
+                (_, Err(_)) => false,
+                (Kind::Exchange { steps }, Ok(bytes)) => connection.answer(bytes, steps, &output).is_ok(),
+                (Kind::Send { message_bytes }, Ok(bytes)) => {
+                    connections_but(&mut connections, key).for_each(|other| {
+                        // Who is gone says so itself.
+                        let _ = other.write(bytes * message_bytes, &output);
+                    });
+                    true
+                }
+            };
+            if !alive {
+                connections[key] = None;
+                free.push(key);
+            }
+        }
+    }
+}
+
+fn connections_but(connections: &mut [Option<Connection>], key: usize) -> impl Iterator<Item = &mut Connection> {
+    connections.iter_mut().enumerate().filter(move |(other, _)| *other != key).filter_map(|(_, it)| it.as_mut())
+}
+
+fn accept(
+    listener: &TcpListener,
+    poll: &Poll,
+    connections: &mut Vec<Option<Connection>>,
+    free: &mut Vec<usize>,
+) -> io::Result<()> {
+    loop {
+        let mut stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        stream.set_nodelay(true)?;
+        let key = free.pop().unwrap_or_else(|| {
+            connections.push(None);
+            connections.len() - 1
+        });
+        poll.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
+        connections[key] = Some(Connection { stream, step: 0, carried: 0, owed: 0 });
+    }
+}
+
+impl Connection {
+    /// Reads once, or to the end of the stream. Bytes that came.
+    fn read(&mut self, input: &mut [u8], to_the_end: bool) -> io::Result<usize> {
+        let mut came = 0;
+        loop {
+            match self.stream.read(input) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    came += read;
+                    if read < input.len() && !to_the_end {
+                        return Ok(came);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(came),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Answers every whole request among the bytes so far, all in one write.
+    fn answer(&mut self, bytes: usize, steps: &[(usize, usize)], output: &[u8]) -> io::Result<()> {
+        self.carried += bytes;
+        let mut owed = 0;
+        while let Some((request, answer)) = steps.get(self.step.min(steps.len() - 1))
+            && self.carried >= *request
+        {
+            self.carried -= request;
+            self.step += 1;
+            owed += answer;
+        }
+        self.write(owed, output)
+    }
+
+    /// Writes `bytes` more bytes, as far as the socket takes them.
+    fn write(&mut self, bytes: usize, output: &[u8]) -> io::Result<()> {
+        self.owed += bytes;
+        while self.owed > 0 {
+            match self.stream.write(&output[..self.owed.min(output.len())]) {
+                Ok(written) => self.owed -= written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! What a process has used, from `/proc`. Linux only, as the scheduler's and the kernel's own accounts are.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// A process that is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Process {
+    pid: u32,
+}
+
+/// Time and sleeps of a process since it started. Two of them make a measurement.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// CPU time in user and kernel mode, of all threads, also those that have ended. Exact to 10 ms.
+    pub cpu: Duration,
+    /// Times that a thread went to sleep by itself and was woken again, over the threads that live.
+    pub wakeups: u64,
+}
+
+impl Usage {
+    /// What was used since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self { cpu: self.cpu.saturating_sub(earlier.cpu), wakeups: self.wakeups.saturating_sub(earlier.wakeups) }
+    }
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, more: Self) {
+        self.cpu += more.cpu;
+        self.wakeups += more.wakeups;
+    }
+}
+
+impl Process {
+    /// The process with this number, whether it lives or not.
+    pub const fn new(pid: u32) -> Self {
+        Self { pid }
+    }
+
+    /// Its number.
+    pub const fn pid(self) -> u32 {
+        self.pid
+    }
+
+    fn read(self, file: &str) -> Result<String> {
+        let path = format!("/proc/{}/{file}", self.pid);
+        fs::read_to_string(&path).with_context(|| format!("reading {path}; is the process still there?"))
+    }
+
+    /// What it has used so far.
+    pub fn usage(self) -> Result<Usage> {
+        let stat = self.read("stat")?;
+        // The second field is the program's name, which may hold anything; the rest are numbers.
+        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat without a name")?;
+        let ticks = |field: usize| fields.split_ascii_whitespace().nth(field).and_then(|it| it.parse::<u64>().ok());
+        let (user, system) = ticks(11).zip(ticks(12)).context("/proc/PID/stat without times")?;
+        let per_second = rustix::param::clock_ticks_per_second();
+        let cpu = Duration::from_nanos((user + system) * (1_000_000_000 / per_second.max(1)));
+        let mut wakeups = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid)).context("listing the threads")? {
+            // A thread may end while the list is read.
+            let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+            wakeups += field(&status, "voluntary_ctxt_switches:").unwrap_or_default();
+        }
+        Ok(Usage { cpu, wakeups })
+    }
+
+    /// Resident bytes, shared ones included.
+    pub fn resident_bytes(self) -> Result<u64> {
+        let status = self.read("status")?;
+        field(&status, "VmRSS:").map(|kilobytes| kilobytes * 1024).context("/proc/PID/status without VmRSS")
+    }
+
+    /// Resident bytes with shared pages divided by those who share them. `None` where the kernel does not tell.
+    /// Walks the page tables: not for a moment that is measured.
+    pub fn proportional_bytes(self) -> Option<u64> {
+        field(&self.read("smaps_rollup").ok()?, "Pss:").map(|kilobytes| kilobytes * 1024)
+    }
+}
+
+/// The number after `name` at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_something() {
+        let process = Process::new(std::process::id());
+        let before = process.usage().unwrap();
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_millis(60) {}
+        let used = process.usage().unwrap().since(before);
+        assert!(used.cpu >= Duration::from_millis(30), "{used:?}");
+        assert!(process.resident_bytes().unwrap() > 500_000);
+    }
+}

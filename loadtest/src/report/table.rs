@@ -1,0 +1,21 @@
+//! The report as text.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{Report, show};
+
+/// Title, table, notes.
+pub(super) fn of(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let [first, second] = &report.columns;
+    table.set_header(["", first, second, "ratio (of rounds)"]);
+    for figure in report.figures.iter().filter(|figure| figure.values != [None, None]) {
+        table.add_row([figure.label.clone(), show::column(figure, 0), show::column(figure, 1), show::ratio(figure)]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let notes: String = report.notes.iter().map(|note| format!("note: {note}\n")).collect();
+    format!("{}: {}\n{}\n{table}\n{notes}", report.scenario, report.title, report.machine)
+}
