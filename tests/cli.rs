@@ -6,17 +6,18 @@ mod support;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use clawgate::client::node::InvokeRequest;
 use clawgate::client::{self, Auth, ConnectOptions, GatewayUrl, Identity};
 use clawgate::secret::Secret;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use support::TOKEN;
 use support::gateway::{Gateway, Setup, program};
+use support::{PATIENCE, TOKEN};
 
 /// A person's account: a home folder, and nothing in the environment.
 struct Account {
@@ -66,7 +67,7 @@ impl Account {
     }
 
     fn run(&self, args: &[&str]) -> Ran {
-        let Output { status, stdout, stderr } = self.command(args).output().unwrap();
+        let Output { status, stdout, stderr } = finish(self.command(args));
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ran { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
     }
@@ -91,6 +92,18 @@ impl Account {
         let line = ran.err.lines().find_map(|line| line.trim().strip_prefix("Tried ")).unwrap_or(&ran.err);
         line.split("; configuration:").next().unwrap().to_owned()
     }
+}
+
+/// Runs a command to its end, which must come.
+fn finish(mut command: Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    ended.recv_timeout(PATIENCE).map(Result::unwrap).unwrap_or_else(|_| {
+        kill_process(pid, Signal::KILL).unwrap();
+        panic!("{command:?} does not end")
+    })
 }
 
 /// A port that nobody listens on.
