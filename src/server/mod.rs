@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::auth::RateLimits;
+use crate::client::run_token;
 use crate::clock::{UnixMs, monotonic_s};
 use crate::config::load::{FilesAndCommands, Loaded, host_facts};
 use crate::config::model::{ConsoleStyle, LogLevel};
@@ -113,6 +114,9 @@ pub fn run(options: Options) -> Result<usize, StartError> {
     let addresses: Vec<_> = start.listen.addresses.iter().map(|ip| SocketAddr::new(*ip, start.listen.port)).collect();
     let listeners = bind::bind_all(&addresses)?;
     let generated = start.needs_token().then(|| Secret::new(id::token()));
+    // For the commands of this user on this host; gone when the gateway is.
+    let _published =
+        generated.as_ref().map(|token| run_token::publish(&paths.state_dir, start.listen.port, token)).transpose()?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
