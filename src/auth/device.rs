@@ -134,6 +134,11 @@ impl DeviceId {
         Some(Self(id))
     }
 
+    /// The id with this raw digest: as it was stored.
+    pub const fn from_bytes(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
     /// The raw digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

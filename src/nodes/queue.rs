@@ -107,17 +107,17 @@ impl Item<Work> {
 /// The items of a node that have not lapsed, the oldest first.
 fn items<T: serde::de::DeserializeOwned>(
     tx: &Tx<'_>,
-    node_id: &str,
+    node_id: DeviceId,
     queue: &str,
     now: UnixMs,
 ) -> rusqlite::Result<Vec<Item<T>>> {
     tx.prepare_cached("DELETE FROM node_item WHERE device_id = ?1 AND expires_at_ms <= ?2")?
-        .execute((node_id, time(now)))?;
+        .execute((node_id.as_bytes(), time(now)))?;
     let mut statement = tx.prepare_cached(
         "SELECT id, item, created_at_ms, expires_at_ms FROM node_item WHERE device_id = ?1 AND queue = ?2
          ORDER BY created_at_ms, id",
     )?;
-    let rows = statement.query_map((node_id, queue), |row| {
+    let rows = statement.query_map((node_id.as_bytes(), queue), |row| {
         let text: String = row.get(1)?;
         let item = serde_json::from_str(&text)
             .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, error.into()))?;
@@ -126,27 +126,27 @@ fn items<T: serde::de::DeserializeOwned>(
     rows.collect()
 }
 
-fn insert<T: Serialize>(tx: &Tx<'_>, node_id: &str, queue: &str, item: &Item<T>) -> rusqlite::Result<()> {
+fn insert<T: Serialize>(tx: &Tx<'_>, node_id: DeviceId, queue: &str, item: &Item<T>) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "INSERT INTO node_item (device_id, id, queue, item, created_at_ms, expires_at_ms)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
-    .execute((node_id, &item.id, queue, encode(&item.item)?, item.created_at, item.expires_at))?;
+    .execute((node_id.as_bytes(), &item.id, queue, encode(&item.item)?, item.created_at, item.expires_at))?;
     Ok(())
 }
 
-fn delete(tx: &Tx<'_>, node_id: &str, id: &str) -> rusqlite::Result<bool> {
+fn delete(tx: &Tx<'_>, node_id: DeviceId, id: &str) -> rusqlite::Result<bool> {
     let deleted =
-        tx.prepare_cached("DELETE FROM node_item WHERE device_id = ?1 AND id = ?2")?.execute((node_id, id))?;
+        tx.prepare_cached("DELETE FROM node_item WHERE device_id = ?1 AND id = ?2")?.execute((node_id.as_bytes(), id))?;
     Ok(deleted > 0)
 }
 
 /// Counts changes of a node's work; `step` is 0 to look.
-fn revision(tx: &Tx<'_>, node_id: &str, step: i64) -> rusqlite::Result<Option<i64>> {
+fn revision(tx: &Tx<'_>, node_id: DeviceId, step: i64) -> rusqlite::Result<Option<i64>> {
     tx.prepare_cached(
         "UPDATE node SET work_revision = work_revision + ?2 WHERE device_id = ?1 RETURNING work_revision",
     )?
-    .query_row((node_id, step), |row| row.get(0))
+    .query_row((node_id.as_bytes(), step), |row| row.get(0))
     .optional()
 }
 
@@ -161,9 +161,8 @@ impl Nodes {
         now: UnixMs,
     ) -> Result<Value, RpcError> {
         let op = move |tx: &Tx<'_>| {
-            let id = node_id.to_string();
-            let mut revised = revision(tx, &id, 0)?.ok_or_else(unknown_node)?;
-            let waiting = items::<Work>(tx, &id, WORK, now)?.into_iter().find(|item| item.item.kind == kind);
+            let mut revised = revision(tx, node_id, 0)?.ok_or_else(unknown_node)?;
+            let waiting = items::<Work>(tx, node_id, WORK, now)?.into_iter().find(|item| item.item.kind == kind);
             let item = match waiting {
                 Some(item) => item,
                 None => {
@@ -173,13 +172,13 @@ impl Nodes {
                         created_at: time(now),
                         expires_at: time(now.plus(ttl_ms)),
                     };
-                    insert(tx, &id, WORK, &item)?;
-                    revised = revision(tx, &id, 1)?.unwrap_or(revised);
+                    insert(tx, node_id, WORK, &item)?;
+                    revised = revision(tx, node_id, 1)?.unwrap_or(revised);
                     item
                 }
             };
             // This gateway has no way to wake a device.
-            let answer = json!({"nodeId": id, "revision": revised, "queued": item.listed(), "wakeTriggered": false});
+            let answer = json!({"nodeId": node_id.to_string(), "revision": revised, "queued": item.listed(), "wakeTriggered": false});
             Ok(Change::of(answer))
         };
         self.0.store.write(op).await
@@ -189,18 +188,17 @@ impl Nodes {
     /// status in any case.
     pub(super) async fn drain(&self, node_id: DeviceId, most: Option<usize>, now: UnixMs) -> Result<Value, RpcError> {
         let op = move |tx: &Tx<'_>| {
-            let id = node_id.to_string();
             let most = most.unwrap_or(DEFAULT_DRAIN);
-            let mut revised = revision(tx, &id, 0)?.ok_or_else(unknown_node)?;
-            let mut waiting = items::<Work>(tx, &id, WORK, now)?;
+            let mut revised = revision(tx, node_id, 0)?.ok_or_else(unknown_node)?;
+            let mut waiting = items::<Work>(tx, node_id, WORK, now)?;
             waiting.sort_by_key(|item| (Reverse(item.item.priority), item.created_at));
             let asks_status = waiting.iter().any(|item| item.item.kind == WorkKind::Status);
             let left = waiting.split_off(most.min(waiting.len()));
             for item in &waiting {
-                delete(tx, &id, &item.id)?;
+                delete(tx, node_id, &item.id)?;
             }
             if !waiting.is_empty() {
-                revised = revision(tx, &id, 1)?.unwrap_or(revised);
+                revised = revision(tx, node_id, 1)?.unwrap_or(revised);
             }
             let mut given: Vec<Value> = waiting.iter().map(Item::listed).collect();
             let mut has_more = !left.is_empty();
@@ -212,7 +210,7 @@ impl Nodes {
                     has_more = true;
                 }
             }
-            Ok(Change::of(json!({"nodeId": id, "revision": revised, "items": given, "hasMore": has_more})))
+            Ok(Change::of(json!({"nodeId": node_id.to_string(), "revision": revised, "items": given, "hasMore": has_more})))
         };
         self.0.store.write(op).await
     }
@@ -220,20 +218,19 @@ impl Nodes {
     /// Puts an action away. One with the same key that waits already stands for it.
     pub(super) async fn put_action(&self, node_id: DeviceId, action: Action, now: UnixMs) -> Result<Put, RpcError> {
         let op = move |tx: &Tx<'_>| {
-            let id = node_id.to_string();
-            let waiting = items::<Action>(tx, &id, ACTIONS, now)?;
+            let waiting = items::<Action>(tx, node_id, ACTIONS, now)?;
             if let Some(same) = waiting.iter().find(|item| item.item.idempotency_key == action.idempotency_key) {
                 return Ok(Change::of(Put { id: same.id.clone(), dropped: Vec::new() }));
             }
             let too_many = (waiting.len() + 1).saturating_sub(MAX_ACTIONS);
             let dropped: Vec<String> = waiting.into_iter().take(too_many).map(|item| item.id).collect();
             for old in &dropped {
-                delete(tx, &id, old)?;
+                delete(tx, node_id, old)?;
                 tracing::warn!(node = %node_id, action = %old, "an action was dropped: too many wait for the node");
             }
             let item =
                 Item { id: id::uuid(), item: action, created_at: time(now), expires_at: time(now.plus(ACTION_TTL_MS)) };
-            insert(tx, &id, ACTIONS, &item)?;
+            insert(tx, node_id, ACTIONS, &item)?;
             Ok(Change::of(Put { id: item.id, dropped }))
         };
         self.0.store.write(op).await
@@ -243,18 +240,17 @@ impl Nodes {
     pub(super) async fn pull(&self, node_id: DeviceId, now: UnixMs) -> Result<Value, RpcError> {
         let inner = Arc::clone(&self.0);
         let op = move |tx: &Tx<'_>| {
-            let id = node_id.to_string();
             let effective = inner.live.get(node_id).map(|session| session.effective.load_full());
             let mut actions = Vec::new();
-            for Item { id: action_id, item, created_at, .. } in items::<Action>(tx, &id, ACTIONS, now)? {
+            for Item { id: action_id, item, created_at, .. } in items::<Action>(tx, node_id, ACTIONS, now)? {
                 if effective.as_ref().is_some_and(|effective| effective.command(&item.command).is_some()) {
                     actions.push(json!({"id": action_id, "command": item.command, "paramsJSON": item.params_json,
                         "enqueuedAtMs": created_at}));
                 } else {
-                    delete(tx, &id, &action_id)?;
+                    delete(tx, node_id, &action_id)?;
                 }
             }
-            Ok(Change::of(json!({"nodeId": id, "actions": actions})))
+            Ok(Change::of(json!({"nodeId": node_id.to_string(), "actions": actions})))
         };
         self.0.store.write(op).await
     }
@@ -262,12 +258,11 @@ impl Nodes {
     /// Takes out actions that the node has carried out.
     pub(super) async fn ack(&self, node_id: DeviceId, ids: Vec<String>, now: UnixMs) -> Result<Value, RpcError> {
         let op = move |tx: &Tx<'_>| {
-            let id = node_id.to_string();
             for action in &ids {
-                delete(tx, &id, action)?;
+                delete(tx, node_id, action)?;
             }
-            let left = items::<Action>(tx, &id, ACTIONS, now)?.len();
-            Ok(Change::of(json!({"nodeId": id, "ackedIds": ids, "remainingCount": left})))
+            let left = items::<Action>(tx, node_id, ACTIONS, now)?.len();
+            Ok(Change::of(json!({"nodeId": node_id.to_string(), "ackedIds": ids, "remainingCount": left})))
         };
         self.0.store.write(op).await
     }

@@ -22,7 +22,7 @@ pub const SCHEMA: Schema = Schema { domain: "nodes", steps: &[V1] };
 
 const V1: &str = "
 CREATE TABLE node (
-    device_id          TEXT PRIMARY KEY,
+    device_id          BLOB PRIMARY KEY,
     role               TEXT NOT NULL DEFAULT 'node' CHECK (role = 'node'),
     name               TEXT,
     facts              TEXT NOT NULL,
@@ -39,7 +39,7 @@ CREATE TABLE node (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE node_item (
-    device_id     TEXT NOT NULL REFERENCES node (device_id) ON DELETE CASCADE,
+    device_id     BLOB NOT NULL REFERENCES node (device_id) ON DELETE CASCADE,
     id            TEXT NOT NULL,
     queue         TEXT NOT NULL,
     item          TEXT NOT NULL,
@@ -184,7 +184,7 @@ pub(super) fn load(db: &Connection) -> rusqlite::Result<HashMap<DeviceId, Record
 /// Reads one node.
 pub(super) fn get(db: &Connection, id: DeviceId) -> rusqlite::Result<Option<Record>> {
     let mut statement = db.prepare_cached(&format!("SELECT {COLUMNS} FROM node WHERE device_id = ?1"))?;
-    Ok(statement.query_row([id.to_string()], read).optional()?.map(|(_, record)| record))
+    Ok(statement.query_row([id.as_bytes()], read).optional()?.map(|(_, record)| record))
 }
 
 /// The node whose request this is.
@@ -202,7 +202,7 @@ pub(super) fn put(db: &Connection, id: DeviceId, record: &Record) -> rusqlite::R
          connected_at_ms = ?7, disconnected_at_ms = ?8, seen_at_ms = ?9, seen_reason = ?10, host_stats = ?11"
     ))?;
     statement.execute((
-        id.to_string(),
+        id.as_bytes(),
         record.name.as_deref(),
         json(&record.facts)?,
         record.approval.as_ref().map(json).transpose()?,
@@ -218,9 +218,7 @@ pub(super) fn put(db: &Connection, id: DeviceId, record: &Record) -> rusqlite::R
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<(DeviceId, Record)> {
-    let id: String = row.get(0)?;
-    let id = DeviceId::parse(&id)
-        .ok_or_else(|| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, "not the id of a device".into()))?;
+    let id = DeviceId::from_bytes(row.get(0)?);
     let time = |at: usize| -> rusqlite::Result<Option<UnixMs>> {
         Ok(row.get::<_, Option<i64>>(at)?.map(|ms| UnixMs(u64::try_from(ms).unwrap_or_default())))
     };
