@@ -38,6 +38,7 @@ pub(crate) fn node(home: &Path) -> Command {
         .env("LANG", "C.UTF-8")
         .env("NO_COLOR", "1")
         .env("DO_NOT_TRACK", "1")
+        .env("OPENCLAW_NO_AUTO_UPDATE", "1")
         .env("npm_config_offline", "true");
     command
 }
