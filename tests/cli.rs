@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clawgate::client::node::InvokeRequest;
 use clawgate::client::{self, Auth, ConnectOptions, GatewayUrl, Identity};
@@ -303,7 +303,9 @@ fn a_node_from_its_first_request_to_its_removal() {
     let account = Account::of(&gateway);
     let state = tempfile::tempdir().unwrap();
     let node = node(gateway.port, state.path(), "Kitchen \x1b[31mpi");
+    let started = Instant::now();
     let pending = loop {
+        assert!(started.elapsed() < PATIENCE, "the node's commands never wait for approval");
         let pending = account.json(&["nodes", "pending", "--json"]);
         if let Some(request) = pending.get(0) {
             break request.clone();

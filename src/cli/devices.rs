@@ -153,7 +153,6 @@ impl DevicesCommand {
                 let (connection, devices) = fetch(&target).await?;
                 let id = devices.id(&args.device_id)?;
                 let result = target.call(&connection, "device.pair.remove", &json!({"deviceId": id})).await?;
-                connection.close().await;
                 if args.gateway.json { output.json(result.get())? } else { output.line(&format!("Removed {id}"))? }
             }
             Self::Rename(args) => {
@@ -162,7 +161,6 @@ impl DevicesCommand {
                 let id = devices.id(&args.device)?;
                 let params = json!({"deviceId": id, "label": args.name});
                 let result = target.call(&connection, "device.pair.rename", &params).await?;
-                connection.close().await;
                 if args.gateway.json {
                     output.json(result.get())?;
                 } else {
@@ -383,7 +381,6 @@ async fn approve(context: &Context, args: &ApproveArgs) -> Result<ExitCode, CliE
         None => devices.pending.iter().max_by_key(|request| request.ts),
     };
     let Some(request) = request else {
-        connection.close().await;
         let message = wanted.map_or_else(
             || "no device waits for approval".to_owned(),
             |id| format!("no device request {id} waits for approval"),
@@ -392,7 +389,6 @@ async fn approve(context: &Context, args: &ApproveArgs) -> Result<ExitCode, CliE
     };
     if wanted.is_none() {
         // What is approved must have been looked at: the newest one may have come this very moment.
-        connection.close().await;
         let id = &request.request_id;
         if args.gateway.json {
             output.value(
@@ -416,7 +412,6 @@ async fn approve(context: &Context, args: &ApproveArgs) -> Result<ExitCode, CliE
     let connection = raised(&target, connection, needed).await?;
     let params = json!({"requestId": request.request_id});
     let result = target.call(&connection, "device.pair.approve", &params).await?;
-    connection.close().await;
     if args.gateway.json {
         output.json(result.get())?;
     } else {
@@ -430,7 +425,6 @@ async fn raised(target: &Target, connection: Connection, needed: ScopeSet) -> Re
     if needed == scopes_for(["device.pair.list"]) {
         return Ok(connection);
     }
-    connection.close().await;
     target.connect(needed).await
 }
 
@@ -456,7 +450,6 @@ async fn change_token(
         params["scopes"] = json!(scopes);
     }
     let result = target.call(&connection, method, &params).await?;
-    connection.close().await;
     context.output.json(result.get())
 }
 

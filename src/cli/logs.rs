@@ -117,7 +117,6 @@ impl LogsArgs {
             }
             *cursor = Some(tail.cursor);
             if !self.follow {
-                connection.clone().close().await;
                 return Ok(());
             }
             tokio::select! {

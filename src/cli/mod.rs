@@ -21,6 +21,7 @@ mod time;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde::de::DeserializeOwned;
@@ -31,7 +32,8 @@ use self::error::CliError;
 use self::output::Output;
 use crate::client::error::CallError;
 use crate::config::Profile;
-use crate::server;
+use crate::limits::CLOSE_GRACE;
+use crate::{server, task};
 
 /// A high-performance gateway for OpenClaw, and its command line.
 #[derive(Debug, Parser)]
@@ -146,7 +148,18 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
 /// Runs a command that talks to a gateway. One connection, one call: a second thread would have nothing to do.
 fn talk(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| CliError::other(format!("the runtime does not start: {error}")))?.block_on(command)
+    runtime.map_err(|error| CliError::other(format!("the runtime does not start: {error}")))?.block_on(async {
+        let result = command.await;
+        // A connection that was dropped, on whatever way out, still has its close frame to send.
+        let farewell = async {
+            while task::running() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // A gateway that does not take the farewell does not hold the command up.
+        let _ = tokio::time::timeout(CLOSE_GRACE, farewell).await;
+        result
+    })
 }
 
 /// Runs the gateway in this process, until it is told to stop.

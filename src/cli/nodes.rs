@@ -289,8 +289,7 @@ async fn fetch(target: &Target, methods: &[&str]) -> Result<(Connection, Box<Raw
 async fn status(context: &Context, args: &ListArgs) -> Result<(), CliError> {
     let output = context.output;
     let target = Target::resolve(context, &args.gateway, Purpose::Call, TIMEOUT)?;
-    let (connection, raw) = fetch(&target, &[]).await?;
-    connection.close().await;
+    let (_, raw) = fetch(&target, &[]).await?;
     let list: NodeList = parse_result("node.list", &raw)?;
     let nodes = selected(&list.nodes, args, list.ts);
     if args.gateway.json {
@@ -371,7 +370,6 @@ async fn list(context: &Context, args: &ListArgs) -> Result<(), CliError> {
     let target = Target::resolve(context, &args.gateway, Purpose::Call, TIMEOUT)?;
     let (connection, nodes) = fetch(&target, &[]).await?;
     let pairs = target.call(&connection, "node.pair.list", &json!({})).await?;
-    connection.close().await;
     let list: NodeList = parse_result("node.list", &nodes)?;
     let paired: Vec<&Node> = selected(&list.nodes, args, list.ts).into_iter().filter(|node| node.paired).collect();
     if args.gateway.json {
@@ -427,7 +425,6 @@ async fn approve(context: &Context, args: &RequestArgs) -> Result<(), CliError> 
     let raw = target.call(&connection, "node.pair.list", &json!({})).await?;
     let list: PairList = parse_result("node.pair.list", &raw)?;
     let Some(request) = list.pending.iter().find(|request| request.request_id == args.request_id) else {
-        connection.close().await;
         let ids: Vec<&str> = list.pending.iter().map(|request| request.request_id.as_str()).collect();
         let known =
             if ids.is_empty() { "no node waits for approval".into() } else { format!("pending: {}", ids.join(", ")) };
@@ -439,11 +436,9 @@ async fn approve(context: &Context, args: &RequestArgs) -> Result<(), CliError> 
     // Approving powerful commands takes more than approving harmless ones; the gateway says how much.
     let needed = look.union(ScopeSet::parse(request.required_approve_scopes.iter().map(String::as_str)));
     if needed != look {
-        connection.close().await;
         connection = target.connect(needed).await?;
     }
     let result = target.call(&connection, "node.pair.approve", &json!({"requestId": args.request_id})).await?;
-    connection.close().await;
     context.output.json(result.get())
 }
 
@@ -453,7 +448,6 @@ async fn describe(context: &Context, args: &NodeArgs) -> Result<(), CliError> {
     let (connection, list) = fetch(&target, &["node.describe"]).await?;
     let node = find(&list, &args.node)?;
     let raw = target.call(&connection, "node.describe", &json!({"nodeId": node.node_id})).await?;
-    connection.close().await;
     if args.gateway.json {
         return output.json(raw.get());
     }
@@ -509,7 +503,6 @@ async fn edit(
     let (connection, list) = fetch(&target, &[method]).await?;
     let node = find(&list, &args.node)?;
     let result = target.call(&connection, method, &params(&node)).await?;
-    connection.close().await;
     if args.gateway.json { context.output.json(result.get()) } else { context.output.line(&text(&node)) }
 }
 
@@ -531,7 +524,6 @@ async fn invoke(context: &Context, args: &InvokeArgs) -> Result<(), CliError> {
         "idempotencyKey": args.idempotency_key.clone().unwrap_or_else(id::uuid),
     });
     let result = target.call(&connection, "node.invoke", &params).await?;
-    connection.close().await;
     context.output.json(result.get())
 }
 

@@ -77,7 +77,6 @@ impl HealthArgs {
         let connection = target.connect(scopes_for(["health"])).await?;
         let took = connection.hello().took;
         let result = target.call(&connection, "health", &params).await?;
-        connection.close().await;
         if self.gateway.json {
             context.output.json(result.get())?;
         } else {
@@ -311,11 +310,7 @@ impl StatusArgs {
         } else {
             self.print(output, &target, &reached, &details, deeper.as_ref())?;
         }
-        let failed = reached.error.is_some();
-        if let Some(connection) = reached.connection {
-            connection.close().await;
-        }
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if reached.error.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
     fn print(

@@ -124,7 +124,6 @@ impl Target {
                     if granted.covers_all(scopes) {
                         return Ok(connection);
                     }
-                    connection.close().await;
                 }
                 Err(error) if refused_with(&error, "DEVICE_IDENTITY_REQUIRED") => {}
                 Err(error) => return Err(self.unreachable(error)),
@@ -163,9 +162,7 @@ impl Target {
     /// As [`Target::connect`] and [`Target::call`].
     pub(super) async fn call_once(&self, method: &str, params: &impl Serialize) -> Result<Box<RawValue>, CliError> {
         let connection = self.connect(scopes_for([method])).await?;
-        let result = self.call(&connection, method, params).await;
-        connection.close().await;
-        result
+        self.call(&connection, method, params).await
     }
 
     /// Calls a method in what is left of the time.
