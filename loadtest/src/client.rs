@@ -16,7 +16,7 @@ use clawgate::ws::codec::{self, Decoder, FrameStart, Limits, Role};
 use clawgate::ws::message::{Message, Opcode};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::wire::{self, Credentials, Template, Who, string_value};
 
@@ -240,11 +240,6 @@ impl Engine {
         since(self.start)
     }
 
-    /// Connections that have not ended.
-    pub fn len(&self) -> usize {
-        self.connections.len() - self.free.len()
-    }
-
     /// Begins a connection.
     ///
     /// # Errors
@@ -336,6 +331,14 @@ impl Engine {
         if let Some(connection) = self.connections.get_mut(key).and_then(Option::as_mut) {
             connection.paused = false;
             self.readable(key, true, load);
+        }
+    }
+
+    /// Lets the system hold no more than about `bytes` that were received and not read.
+    pub fn narrow(&self, key: Key, bytes: usize) -> io::Result<()> {
+        match self.connections.get(key) {
+            Some(Some(connection)) => SockRef::from(&connection.stream).set_recv_buffer_size(bytes),
+            _ => Ok(()),
         }
     }
 
