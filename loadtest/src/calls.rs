@@ -306,7 +306,7 @@ impl Load for Calling {
 
     fn closed(&mut self, key: Key, end: End) {
         self.lines[key] = Line::None;
-        self.lost.get_or_insert_with(|| format!("a connection was lost: {end}"));
+        self.lost.get_or_insert_with(|| format!("a connection {end}"));
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Gateway {
     pub credentials: Credentials,
 }
 
-/// How a connection ended.
+/// How a connection ended. Displays as what follows "the connection".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// As asked by [`Link::leave`].
@@ -69,9 +69,9 @@ pub enum End {
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Left => f.write_str("left"),
-            Self::Refused(words) => write!(f, "refused: {words}"),
-            Self::Closed(code, reason) => write!(f, "closed with {code} {reason:?}"),
+            Self::Left => f.write_str("has left"),
+            Self::Refused(words) => write!(f, "was refused: {words}"),
+            Self::Closed(code, reason) => write!(f, "was closed with {code} {reason:?}"),
             Self::Lost(error) => write!(f, "broke off: {error}"),
         }
     }

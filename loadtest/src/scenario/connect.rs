@@ -136,7 +136,7 @@ impl Load for Storm {
 
     fn closed(&mut self, key: Key, end: End) {
         if end != End::Left {
-            self.tallies[self.side as usize].fail(|| end.to_string());
+            self.tallies[self.side as usize].fail(|| format!("a connection {end}"));
         }
         if let Some(Visit::Gateway(who)) = self.under_way.remove(&key)
             && self.kind != Kind::NewNode

@@ -147,7 +147,7 @@ impl Load for Broadcast {
     }
 
     fn closed(&mut self, _: Key, end: End) {
-        self.lost.get_or_insert_with(|| format!("a connection was lost: {end}"));
+        self.lost.get_or_insert_with(|| format!("a connection {end}"));
     }
 }
 

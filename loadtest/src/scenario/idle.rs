@@ -48,7 +48,7 @@ impl Load for Crowd {
     fn answers(&mut self, _: &mut Link<'_>, _: usize) {}
 
     fn closed(&mut self, _: Key, end: End) {
-        self.lost.get_or_insert_with(|| format!("an idle connection was lost: {end}"));
+        self.lost.get_or_insert_with(|| format!("an idle connection {end}"));
     }
 }
 

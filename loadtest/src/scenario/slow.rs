@@ -233,7 +233,7 @@ pub fn run(options: &Slow, run: &Run) -> Result<Report> {
     report.set("duration", format!("{:?} in {} rounds", run.duration, run.rounds));
     report.add_contest("calls of the others", &stops, reads.as_ref());
     let closed = |column: usize| {
-        let ends = load.ends[column].iter().filter(|(how, _)| how.starts_with("closed with 1008 "));
+        let ends = load.ends[column].iter().filter(|(how, _)| how.starts_with("was closed with 1008 "));
         Some(ends.map(|(_, count)| *count).sum::<u64>() as f64)
     };
     let all = |column: usize| Some(load.ends[column].values().sum::<u64>() as f64);
@@ -242,7 +242,7 @@ pub fn run(options: &Slow, run: &Run) -> Result<Report> {
     report.figures.push(Figure::new("closed", "closed with 1008", Unit::Count, neither, [closed(0), closed(1)]));
     for (name, ends) in report.columns.clone().iter().zip(&load.ends) {
         for (how, count) in ends {
-            report.note(format!("the one who {name}: {how} ({count} times)"));
+            report.note(format!("the one who {name} {how} ({count} times)"));
         }
     }
     Ok(report)

@@ -47,7 +47,7 @@ impl Load for Day {
         if !self.visitors.remove(&key) {
             self.callers.closed(key, end);
         } else if end != End::Left {
-            self.callers.tally(Side::Gateway).fail(|| format!("one who came was {end}"));
+            self.callers.tally(Side::Gateway).fail(|| format!("a visitor {end}"));
         }
     }
 }
