@@ -22,8 +22,20 @@ pub struct Arguments {
 /// The scenarios.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Calls of one method
-    Rpc(Common<Rpc>),
+    /// Operators call one method
+    Rpc(Box<Common<Rpc>>),
+    /// Operators call a command of nodes, through the gateway
+    Invoke(Box<Common<Invoke>>),
+    /// One event to many operators
+    Fanout(Box<Common<Fanout>>),
+    /// Connections that do nothing: what one costs in memory and CPU
+    Idle(Box<Common<Idle>>),
+    /// A storm of clients that come, are let in, and leave
+    Connect(Box<Common<Connect>>),
+    /// One that stops reading, among others that work
+    Slow(Box<Common<Slow>>),
+    /// A mixture for a long time: whether memory grows
+    Soak(Box<Common<Soak>>),
     /// A floor server (this program starts it by itself)
     #[command(hide = true, subcommand)]
     Floor(floor::Kind),
@@ -125,6 +137,109 @@ pub struct Rpc {
     /// How the calls come.
     #[command(flatten)]
     pub calls: Calls,
+}
+
+/// Options of `invoke`.
+#[derive(Clone, Debug, Args)]
+pub struct Invoke {
+    /// Nodes that are called, in turns
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub nodes: u32,
+    /// Bytes of the call's parameters, and of the node's answer
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=8_388_608))]
+    pub payload_bytes: u32,
+    /// How the calls come.
+    #[command(flatten)]
+    pub calls: Calls,
+}
+
+/// Options of `fanout`.
+#[derive(Clone, Debug, Args)]
+pub struct Fanout {
+    /// Operators that get the event
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=200_000))]
+    pub operators: u32,
+    /// What makes the gateway send one
+    #[arg(long, value_enum, default_value_t = Trigger::Heartbeat)]
+    pub trigger: Trigger,
+}
+
+/// Options of `idle`.
+#[derive(Clone, Debug, Args)]
+pub struct Idle {
+    /// Connections, authenticated
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub connections: u32,
+    /// Let them be nodes with keys of their own instead of operators
+    #[arg(long)]
+    pub nodes: bool,
+    /// Seconds between the last connection and the measurement
+    #[arg(long, value_parser = seconds, default_value = "3", value_name = "SECONDS")]
+    pub settle: Duration,
+}
+
+/// Options of `connect`.
+#[derive(Clone, Debug, Args)]
+pub struct Connect {
+    /// Who comes
+    #[arg(long, value_enum, default_value_t = Kind::Operator)]
+    pub kind: Kind,
+    /// Connections under way at a time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub concurrency: u32,
+    /// New nodes that are paired at most: the gateway keeps them
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub most: u32,
+}
+
+/// Who comes in a storm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Operators with the shared token or password
+    Operator,
+    /// Nodes that are paired: the signature is checked
+    KnownNode,
+    /// Nodes that nobody has seen: each is paired
+    NewNode,
+}
+
+/// Options of `slow`.
+#[derive(Clone, Debug, Args)]
+pub struct Slow {
+    /// Operators that work
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub operators: u32,
+    /// Calls a second of `system-presence` over all of them
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: u32,
+    /// Bytes that the slow one has coming; twice what the gateway holds for one, and what the kernel holds, when
+    /// not said
+    #[arg(long, value_parser = clap::value_parser!(u32).range(65_536..=1_073_741_824))]
+    pub burst_bytes: Option<u32>,
+    /// Seconds for which it reads nothing. The gateway gives a reason only to who reads again within its grace
+    #[arg(long, value_parser = seconds, default_value = "0.6", value_name = "SECONDS")]
+    pub stall: Duration,
+}
+
+/// Options of `soak`.
+#[derive(Clone, Debug, Args)]
+pub struct Soak {
+    /// Operators that call
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub operators: u32,
+    /// Nodes that are called
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub nodes: u32,
+    /// Calls a second over all operators: of a hundred, 70 system-presence, 18 node.invoke, 10 health, 2 that tell
+    /// everybody of something
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: u32,
+    /// Operators a second that come and leave
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub churn: u32,
+    /// Bytes of a node's parameters and answers
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8_388_608))]
+    pub payload_bytes: u32,
 }
 
 /// Options of scenarios that call.

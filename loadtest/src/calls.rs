@@ -123,32 +123,52 @@ pub struct Calling {
     late: VecDeque<Nanos>,
     window: Range<Nanos>,
     in_flight: usize,
+    answer_bytes: usize,
     tallies: [Tally; 2],
     /// Connections that ended, which none should have.
     lost: Option<String>,
 }
 
 impl Calling {
-    /// A load that calls `templates` in turns; the floor gets `request_bytes` for each call.
-    pub fn new(how: Loop, templates: Vec<Template>, request_bytes: usize) -> anyhow::Result<Self> {
+    /// A load that calls `templates` in turns.
+    pub fn new(how: Loop, templates: Vec<Template>) -> anyhow::Result<Self> {
         Ok(Self {
             lines: Vec::new(),
             operators: Vec::new(),
             floors: Vec::new(),
             nodes: 0,
             how,
+            request: request(&templates),
             templates,
             next_template: 0,
-            request: vec![b'x'; request_bytes],
             side: Side::Gateway,
             issuing: false,
             pace: None,
             late: VecDeque::new(),
             window: 0..0,
             in_flight: 0,
+            answer_bytes: 0,
             tallies: [Tally::new()?, Tally::new()?],
             lost: None,
         })
+    }
+
+    /// Calls other templates from now on.
+    pub fn set_templates(&mut self, templates: Vec<Template>) {
+        self.request = request(&templates);
+        self.templates = templates;
+    }
+
+    /// Bytes of the frame of a call, the first template's.
+    pub fn request_bytes(&self) -> usize {
+        self.request.len()
+    }
+
+    /// Forgets what was counted.
+    pub fn forget(&mut self) -> anyhow::Result<()> {
+        self.window = 0..0;
+        self.tallies = [Tally::new()?, Tally::new()?];
+        Ok(())
     }
 
     fn line(&mut self, key: Key) -> &mut Line {
@@ -179,15 +199,17 @@ impl Calling {
         *self.line(key) = Line::Node(Box::new([before.to_owned(), after.to_owned()]));
     }
 
-    /// Connections that are open, of all kinds.
-    pub fn open(&self) -> usize {
-        self.operators.len() + self.floors.len() + self.nodes
+    /// Bytes of the text of the last answer.
+    pub fn answer_bytes(&self) -> usize {
+        self.answer_bytes
     }
 
-    fn callers(&self) -> &[Key] {
+    /// The connections of the side that is loaded. A contest of two ways to load one gateway has no floor: both of
+    /// its sides are the operators.
+    fn callers(&mut self) -> &mut Vec<Key> {
         match self.side {
-            Side::Gateway => &self.operators,
-            Side::Floor => &self.floors,
+            Side::Floor if !self.floors.is_empty() => &mut self.floors,
+            Side::Gateway | Side::Floor => &mut self.operators,
         }
     }
 
@@ -218,6 +240,7 @@ impl Calling {
         let now_counts = self.window.contains(&link.now);
         if ok {
             tally.operations += u64::from(now_counts);
+            self.answer_bytes = text.len();
             let belongs = match self.how {
                 Loop::Closed(_) => now_counts,
                 Loop::Open(_) => self.window.contains(&due),
@@ -283,18 +306,27 @@ impl Load for Calling {
 
     fn closed(&mut self, key: Key, end: End) {
         self.lines[key] = Line::None;
-        self.lost.get_or_insert_with(|| format!("a connection was lost: {end}"));
+        self.lost.get_or_insert_with(|| format!("a connection {end}"));
     }
 }
 
+/// What the floor gets for a call.
+fn request(templates: &[Template]) -> Vec<u8> {
+    vec![b'x'; templates.first().map_or(0, Template::frame_bytes)]
+}
+
 impl Contest for Calling {
+    fn open(&self) -> usize {
+        self.operators.len() + self.floors.len() + self.nodes
+    }
+
     fn begin(&mut self, engine: &mut Engine, side: Side, climb_s: f64) {
         self.side = side;
         self.issuing = true;
         let start = engine.now();
         match self.how {
             Loop::Closed(depth) => {
-                for key in self.callers().to_vec() {
+                for key in self.callers().clone() {
                     engine.with(key, self, start, |load, link| {
                         for _ in 0..depth {
                             load.call(link, link.now);
@@ -312,10 +344,7 @@ impl Contest for Calling {
 
     fn keep_up(&mut self, engine: &mut Engine, now: Nanos) -> Option<Nanos> {
         let mut pace = self.pace.filter(|_| self.issuing)?;
-        let callers = match self.side {
-            Side::Gateway => std::mem::take(&mut self.operators),
-            Side::Floor => std::mem::take(&mut self.floors),
-        };
+        let callers = std::mem::take(self.callers());
         while pace.due() <= now && !callers.is_empty() {
             let due = pace.due();
             pace.issued += 1;
@@ -329,10 +358,7 @@ impl Contest for Calling {
                 self.tallies[self.side as usize].fail(|| "too many calls wait to be made".to_owned());
             }
         }
-        match self.side {
-            Side::Gateway => self.operators = callers,
-            Side::Floor => self.floors = callers,
-        }
+        *self.callers() = callers;
         self.pace = Some(pace);
         Some(pace.due())
     }

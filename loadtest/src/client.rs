@@ -16,7 +16,7 @@ use clawgate::ws::codec::{self, Decoder, FrameStart, Limits, Role};
 use clawgate::ws::message::{Message, Opcode};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::wire::{self, Credentials, Template, Who, string_value};
 
@@ -53,7 +53,7 @@ pub struct Gateway {
     pub credentials: Credentials,
 }
 
-/// How a connection ended.
+/// How a connection ended. Displays as what follows "the connection".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// As asked by [`Link::leave`].
@@ -69,9 +69,9 @@ pub enum End {
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Left => f.write_str("left"),
-            Self::Refused(words) => write!(f, "refused: {words}"),
-            Self::Closed(code, reason) => write!(f, "closed with {code} {reason:?}"),
+            Self::Left => f.write_str("has left"),
+            Self::Refused(words) => write!(f, "was refused: {words}"),
+            Self::Closed(code, reason) => write!(f, "was closed with {code} {reason:?}"),
             Self::Lost(error) => write!(f, "broke off: {error}"),
         }
     }
@@ -240,11 +240,6 @@ impl Engine {
         since(self.start)
     }
 
-    /// Connections that have not ended.
-    pub fn len(&self) -> usize {
-        self.connections.len() - self.free.len()
-    }
-
     /// Begins a connection.
     ///
     /// # Errors
@@ -336,6 +331,14 @@ impl Engine {
         if let Some(connection) = self.connections.get_mut(key).and_then(Option::as_mut) {
             connection.paused = false;
             self.readable(key, true, load);
+        }
+    }
+
+    /// Lets the system hold no more than about `bytes` that were received and not read.
+    pub fn narrow(&self, key: Key, bytes: usize) -> io::Result<()> {
+        match self.connections.get(key) {
+            Some(Some(connection)) => SockRef::from(&connection.stream).set_recv_buffer_size(bytes),
+            _ => Ok(()),
         }
     }
 

@@ -111,7 +111,7 @@ impl Control {
                 return Ok(found);
             }
             if let Some(end) = &self.heard.end {
-                bail!("the connection was {end}");
+                bail!("the connection {end}");
             }
             ensure!(self.engine.now() < deadline, "the gateway did not answer within {} s", TIMEOUT.as_secs());
             self.engine.turn(&mut self.heard, Duration::from_millis(50))?;

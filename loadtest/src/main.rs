@@ -46,6 +46,12 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Rpc(it) => scenario::rpc::run(&it.scenario, &it.run)?.publish(&it.run),
+        Command::Invoke(it) => scenario::invoke::run(&it.scenario, &it.run)?.publish(&it.run),
+        Command::Fanout(it) => scenario::fanout::run(&it.scenario, &it.run)?.publish(&it.run),
+        Command::Idle(it) => scenario::idle::run(&it.scenario, &it.run)?.publish(&it.run),
+        Command::Connect(it) => scenario::connect::run(&it.scenario, &it.run)?.publish(&it.run),
+        Command::Slow(it) => scenario::slow::run(&it.scenario, &it.run)?.publish(&it.run),
+        Command::Soak(it) => scenario::soak::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Floor(kind) => Ok(floor::serve(&kind)?),
     }
 }

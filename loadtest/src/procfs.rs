@@ -1,9 +1,11 @@
-//! What a process has used, from `/proc`. Linux only, as the scheduler's and the kernel's own accounts are.
+//! What a process has used, from `/proc` and its CPU clock. Linux only, as the scheduler's and the kernel's own accounts are.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 /// A process that is watched.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +16,8 @@ pub struct Process {
 /// Time and sleeps of a process since it started. Two of them make a measurement.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// CPU time in user and kernel mode, of all threads, also those that have ended. Exact to 10 ms.
+    /// CPU time in user and kernel mode, of all threads, also those that have ended: what `/proc/PID/stat` has as
+    /// `utime` and `stime` in steps of 10 ms, from the clock behind it.
     pub cpu: Duration,
     /// Times that a thread went to sleep by itself and was woken again, over the threads that live.
     pub wakeups: u64,
@@ -40,11 +43,6 @@ impl Process {
         Self { pid }
     }
 
-    /// Its number.
-    pub const fn pid(self) -> u32 {
-        self.pid
-    }
-
     fn read(self, file: &str) -> Result<String> {
         let path = format!("/proc/{}/{file}", self.pid);
         fs::read_to_string(&path).with_context(|| format!("reading {path}; is the process still there?"))
@@ -52,13 +50,10 @@ impl Process {
 
     /// What it has used so far.
     pub fn usage(self) -> Result<Usage> {
-        let stat = self.read("stat")?;
-        // The second field is the program's name, which may hold anything; the rest are numbers.
-        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat without a name")?;
-        let ticks = |field: usize| fields.split_ascii_whitespace().nth(field).and_then(|it| it.parse::<u64>().ok());
-        let (user, system) = ticks(11).zip(ticks(12)).context("/proc/PID/stat without times")?;
-        let per_second = rustix::param::clock_ticks_per_second();
-        let cpu = Duration::from_nanos((user + system) * (1_000_000_000 / per_second.max(1)));
+        let pid = Pid::from_raw(i32::try_from(self.pid)?);
+        let cpu = clock_getcpuclockid(pid).and_then(|clock| clock.now());
+        let cpu = cpu.with_context(|| format!("reading the CPU time of process {}; is it still there?", self.pid))?;
+        let cpu = Duration::from(cpu);
         let mut wakeups = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.pid)).context("listing the threads")? {
             // A thread may end while the list is read.
@@ -96,9 +91,10 @@ mod tests {
         let process = Process::new(std::process::id());
         let before = process.usage().unwrap();
         let start = std::time::Instant::now();
-        while start.elapsed() < Duration::from_millis(60) {}
-        let used = process.usage().unwrap().since(before);
-        assert!(used.cpu >= Duration::from_millis(30), "{used:?}");
+        // This machine may have other things to do.
+        while process.usage().unwrap().since(before).cpu < Duration::from_millis(30) {
+            assert!(start.elapsed() < Duration::from_secs(30));
+        }
         assert!(process.resident_bytes().unwrap() > 500_000);
     }
 }

@@ -1,43 +1,39 @@
 //! The line that says how far a run is, on standard error.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
 
 use crate::report::show;
-use crate::stats::{Moment, Side, Tally};
+use crate::stats::{Moment, Tally};
 
 /// Writes the line, where somebody reads it.
 #[derive(Debug)]
 pub struct Progress {
     scenario: String,
-    /// Which round of how many.
-    pub round: (u32, u32),
+    /// Which piece of the run it is.
+    pub piece: String,
     shown: bool,
     wanted: bool,
     terminal: bool,
-    moments: u32,
+    said: Option<Instant>,
 }
+
+/// Lines come no faster.
+const INTERVAL: Duration = Duration::from_millis(250);
 
 impl Progress {
     /// A line for `scenario`; shown on a terminal, or when `forced`.
     pub fn new(scenario: &str, forced: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let wanted = terminal || forced;
-        Self { scenario: scenario.to_owned(), round: (1, 1), shown: false, wanted, terminal, moments: 0 }
+        Self { scenario: scenario.to_owned(), piece: String::new(), shown: false, wanted, terminal, said: None }
     }
 
     /// Shows a moment of a contest.
-    pub fn show(&mut self, side: Side, moment: &Moment, tally: &Tally) {
-        self.moments += 1;
-        if !self.moments.is_multiple_of(3) {
-            return;
-        }
-        let (round, rounds) = self.round;
-        let side = match side {
-            Side::Gateway => "gateway",
-            Side::Floor => "floor",
-        };
+    pub fn show(&mut self, moment: &Moment, tally: &Tally) {
         let mut line = format!(
-            "round {round}/{rounds} {side:<7} {:>5.1} s  {:>10}/s  p99 {}",
+            "{} {:>5.1} s  {:>10}/s  p99 {}",
+            self.piece,
             moment.at_s,
             show::count(moment.rate),
             show::duration(tally.latencies.at(0.99)),
@@ -56,9 +52,10 @@ impl Progress {
 
     /// Shows any line.
     pub fn say(&mut self, line: &str) {
-        if !self.wanted {
+        if !self.wanted || self.said.is_some_and(|at| at.elapsed() < INTERVAL) {
             return;
         }
+        self.said = Some(Instant::now());
         let mut output = std::io::stderr().lock();
         // Nobody is there to be told that nobody is there.
         let _ = if self.terminal {

@@ -17,6 +17,8 @@ const MOMENT: Duration = Duration::from_millis(100);
 
 /// A load that can be put on either side.
 pub trait Contest: Load {
+    /// Connections that are open, of all kinds.
+    fn open(&self) -> usize;
     /// Begins to load `side`; an open loop climbs to its rate in `climb_s` seconds.
     fn begin(&mut self, engine: &mut Engine, side: Side, climb_s: f64);
     /// Counts from now on what ends (closed loop) or is due (open loop) in `window`.
@@ -44,13 +46,22 @@ pub struct Plan {
     pub duration: Duration,
     /// Load before each piece.
     pub warmup: Duration,
-    /// The gateway's process.
-    pub gateway: Option<Process>,
-    /// The floor's, if there is a floor.
-    pub floor: Option<Process>,
+    /// The gateway.
+    pub gateway: Contestant,
+    /// What it is measured against, if anything.
+    pub against: Option<Contestant>,
 }
 
-/// Runs a contest. The gateway's side comes first, the floor's second where there is one.
+/// A side as people see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Contestant {
+    /// Its name.
+    pub name: &'static str,
+    /// The process that serves it, where it is known.
+    pub process: Option<Process>,
+}
+
+/// Runs a contest. What comes first is the gateway's.
 pub fn contest(
     engine: &mut Engine,
     load: &mut impl Contest,
@@ -59,13 +70,11 @@ pub fn contest(
 ) -> Result<(Measured, Option<Measured>)> {
     let blank = Measured { tally: Tally::new()?, pieces: Vec::new(), moments: Vec::new(), bytes_per_operation: 0.0 };
     let mut sides = vec![(Side::Gateway, plan.gateway, blank.clone())];
-    if plan.floor.is_some() {
-        sides.push((Side::Floor, plan.floor, blank));
-    }
+    sides.extend(plan.against.map(|against| (Side::Floor, against, blank)));
     for round in 1..=plan.rounds {
-        for (side, process, measured) in &mut sides {
-            progress.round = (round, plan.rounds);
-            piece(engine, load, plan, *side, *process, measured, progress)?;
+        for (side, contestant, measured) in &mut sides {
+            progress.piece = format!("round {round}/{} {:<7}", plan.rounds, contestant.name);
+            piece(engine, load, plan, *side, contestant.process, measured, progress)?;
         }
     }
     progress.clear();
@@ -101,7 +110,7 @@ fn piece(
     run(engine, load, end, |load, now| {
         let moment = follower.moment(now, load.tally(side).operations)?;
         measured.moments.push(moment);
-        progress.show(side, &moment, load.tally(side));
+        progress.show(&moment, load.tally(side));
         Ok(())
     })?;
     let after = (usage()?, load.tally(side).operations, engine.traffic);
@@ -115,10 +124,12 @@ fn piece(
 
     load.stop();
     let deadline = engine.now() + nanos(DRAIN);
-    while load.in_flight() > 0 && engine.now() < deadline {
+    let mut now = engine.now();
+    while load.in_flight() > 0 && now < deadline {
+        load.keep_up(engine, now);
         engine.turn(load, Duration::from_millis(10))?;
+        now = engine.now();
     }
-    let now = engine.now();
     load.give_up(now);
     load.count(0..0);
     Ok(())

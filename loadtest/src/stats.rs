@@ -11,12 +11,12 @@ use hdrhistogram::Histogram;
 use crate::client::Nanos;
 use crate::procfs::{Process, Usage};
 
-/// Which server.
+/// Which column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The one under test.
+    /// The gateway under test.
     Gateway,
-    /// The one that does nothing.
+    /// What it is measured against: the server that does nothing, or the gateway itself in better weather.
     Floor,
 }
 

@@ -131,8 +131,13 @@ impl Template {
 
     /// Bytes of the frame.
     pub fn frame_bytes(&self) -> usize {
-        codec::head(Opcode::Text, self.text.len(), Some([0; 4])).len() + self.text.len()
+        masked_frame_bytes(self.text.len())
     }
+}
+
+/// Bytes of a client's frame with `text_bytes` of text.
+pub fn masked_frame_bytes(text_bytes: usize) -> usize {
+    codec::head(Opcode::Text, text_bytes, Some([0; 4])).len() + text_bytes
 }
 
 /// Bytes of a gateway's frame with `text_bytes` of text.

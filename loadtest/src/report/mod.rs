@@ -109,7 +109,7 @@ impl Figure {
     /// A row.
     pub fn new(key: &str, label: &str, unit: Unit, better: Better, values: [Option<f64>; 2]) -> Self {
         let ratio = match values {
-            [Some(first), Some(second)] if second != 0.0 => Some(first / second),
+            [Some(first), Some(second)] if second > 0.0 => Some(first / second),
             _ => None,
         };
         Self { key: key.to_owned(), label: label.to_owned(), unit, better, values, ratio, ratio_range: None }
@@ -258,11 +258,11 @@ impl Report {
             ),
             Figure::new("errors", "errors", Unit::Count, Lower, both(&|it| Some(it.tally.errors as f64))),
         ]);
-        for (name, side) in [("gateway", Some(gateway)), ("floor", floor)] {
+        for (name, side) in self.columns.clone().iter().zip([Some(gateway), floor]) {
             let Some(side) = side else { continue };
             self.timelines.push(Timeline::new(name, &side.moments));
             if let Some(error) = &side.tally.first_error {
-                self.note(format!("{} errors on the {name}'s side; the first: {error}", side.tally.errors));
+                self.note(format!("errors in the column {name}: {}; the first: {error}", side.tally.errors));
             }
         }
     }

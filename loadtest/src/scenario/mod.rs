@@ -1,27 +1,37 @@
 //! The scenarios: one file each. A scenario opens its connections, runs its load, and makes a report.
 
+pub mod connect;
+pub mod fanout;
+pub mod idle;
+pub mod invoke;
+pub mod nodes;
 pub mod rpc;
+pub mod slow;
+pub mod soak;
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::args::{Calls, Run};
 use crate::calls::{Calling, Loop};
-use crate::client::{CONNECTIONS_PER_SOURCE, Engine, Key, Load, Wire};
+use crate::client::{CONNECTIONS_PER_SOURCE, Engine, Key, Wire};
+use crate::floor::{Floor, Kind};
 use crate::progress::Progress;
-use crate::rounds::{Plan, nanos};
+use crate::report::Report;
+use crate::rounds::{Contest, Contestant, Plan, contest, nanos};
+use crate::stats::Side;
 use crate::target::Target;
-use crate::wire::Who;
+use crate::wire::{Who, received_frame_bytes};
 
 /// Connections that may be under way at once while many are opened: more than a listener's backlog holds would
 /// only wait for SYN retries.
 const OPENING: usize = 256;
-/// Time that one connection may take to open, all of them to go on.
+/// Time in which at least one connection has to open, for all of them to go on.
 const STALL: Duration = Duration::from_secs(30);
 
-/// An engine with source addresses for `connections`.
+/// An engine with room and source addresses for `connections`.
 fn engine(run: &Run, connections: usize) -> Result<Engine> {
     let descriptors = clawgate::net::descriptors::raise();
     if connections > descriptors.connections {
@@ -35,25 +45,23 @@ fn engine(run: &Run, connections: usize) -> Result<Engine> {
     Engine::new(sources).context("the engine")
 }
 
-/// Opens a connection to each of `wires`, spread over the ramp, and waits until `load` has all of them. `begun` is
-/// told the key of each.
-fn open_all<L: Load>(
+/// Opens a connection to each of `wires`, spread over the ramp, and waits until the load has all of them. `begun`
+/// is told the number and the key of each.
+fn open_all<L: Contest>(
     engine: &mut Engine,
     load: &mut L,
     run: &Run,
     wires: &[Wire],
     progress: &mut Progress,
     mut begun: impl FnMut(&mut L, usize, Key),
-    opened: impl Fn(&L) -> usize,
-    lost: impl Fn(&L) -> Option<String>,
 ) -> Result<()> {
-    let already = opened(load);
+    let already = load.open();
     let start = engine.now();
     let mut moved = start;
     let mut next = 0;
     loop {
-        let done = opened(load) - already;
-        if let Some(why) = lost(load) {
+        let done = load.open() - already;
+        if let Some(why) = load.lost() {
             bail!("{why}");
         }
         if done == wires.len() {
@@ -70,26 +78,13 @@ fn open_all<L: Load>(
             next += 1;
         }
         engine.turn(load, Duration::from_millis(1))?;
-        if (next, opened(load) - already) != before {
+        if (next, load.open() - already) != before {
             moved = now;
             progress.say(&format!("opening connections: {done} of {}", wires.len()));
         } else if now - moved > nanos(STALL) {
             bail!("no connection was opened for {} s; {done} of {} are open", STALL.as_secs(), wires.len());
         }
     }
-}
-
-/// Opens the connections of a load of calls.
-fn open_callers(
-    engine: &mut Engine,
-    load: &mut Calling,
-    run: &Run,
-    wires: &[Wire],
-    progress: &mut Progress,
-    begun: impl FnMut(&mut Calling, usize, Key),
-) -> Result<()> {
-    let lost = |load: &Calling| crate::rounds::Contest::lost(load).map(ToOwned::to_owned);
-    open_all(engine, load, run, wires, progress, begun, Calling::open, lost)
 }
 
 /// So many operators.
@@ -101,25 +96,82 @@ fn operators(run: &Run, target: &Target, count: u32) -> Vec<Wire> {
 
 /// How the calls come, and that in words.
 fn how(calls: &Calls) -> (Loop, String) {
+    let operators = calls.connections;
     match calls.rate {
-        Some(rate) => (
-            Loop::Open(f64::from(rate)),
-            format!("{} operators, open loop at {rate} calls a second", calls.connections),
-        ),
-        None => (
-            Loop::Closed(calls.depth as usize),
-            format!("{} operators with {} in flight each", calls.connections, calls.depth),
-        ),
+        Some(rate) => {
+            (Loop::Open(f64::from(rate)), format!("{operators} operators, open loop at {rate} calls a second"))
+        }
+        None => {
+            (Loop::Closed(calls.depth as usize), format!("{operators} operators with {} in flight each", calls.depth))
+        }
     }
 }
 
-/// The plan of a contest.
-fn plan(run: &Run, target: &Target, floor: Option<&crate::floor::Floor>) -> Plan {
+/// Calls until an answer has come, to see that calls succeed; bytes of the answer's frame.
+fn probe(engine: &mut Engine, load: &mut Calling) -> Result<usize> {
+    load.count(0..u64::MAX);
+    load.begin(engine, Side::Gateway, 0.0);
+    let deadline = engine.now() + nanos(STALL);
+    while load.answer_bytes() == 0 {
+        if let Some(error) = &load.tally(Side::Gateway).first_error {
+            bail!("the first call fails: {error}");
+        }
+        if let Some(why) = load.lost() {
+            bail!("{why}");
+        }
+        ensure!(engine.now() < deadline, "no answer to the first call within {} s", STALL.as_secs());
+        let now = engine.now();
+        load.keep_up(engine, now);
+        engine.turn(load, Duration::from_millis(1))?;
+    }
+    load.stop();
+    while load.in_flight() > 0 && engine.now() < deadline {
+        engine.turn(load, Duration::from_millis(1))?;
+    }
+    load.forget()?;
+    Ok(received_frame_bytes(load.answer_bytes()))
+}
+
+/// Puts a floor beside operators that are connected, has both loaded in turns, and reports.
+fn calls_beside_floor(
+    name: &str,
+    title: &str,
+    calls: &Calls,
+    run: &Run,
+    target: &Target,
+    engine: &mut Engine,
+    load: &mut Calling,
+) -> Result<Report> {
+    let mut progress = Progress::new(name, run.progress);
+    // With everybody connected, an answer is as long as it is going to be.
+    let answer_bytes = probe(engine, load)?;
+    let request_bytes = load.request_bytes();
+    let steps = vec![(request_bytes, answer_bytes)];
+    let floor = (!run.no_floor).then(|| Floor::start(&Kind::Exchange { steps }, &target.cores)).transpose()?;
+    if let Some(floor) = &floor {
+        let wires = vec![Wire::Floor(floor.address, answer_bytes); calls.connections as usize];
+        open_all(engine, load, run, &wires, &mut progress, |load, _, key| load.add_floor(key))?;
+    }
+    let (gateway, beside) = contest(engine, load, &plan(run, target, floor.as_ref()), &mut progress)?;
+
+    let (_, words) = how(calls);
+    let mut report = Report::new(name, format!("{title}, {words}"), target);
+    report.set("connections", calls.connections);
+    report.set("depth", if calls.rate.is_some() { 0 } else { calls.depth });
+    report.set("rate", calls.rate.unwrap_or_default());
+    report.set("duration", format!("{:?} in {} rounds", run.duration, run.rounds));
+    report.set("bytes", format!("{request_bytes} sent, {answer_bytes} received"));
+    report.add_contest("calls", &gateway, beside.as_ref());
+    Ok(report)
+}
+
+/// The gateway against a floor, if there is one.
+fn plan(run: &Run, target: &Target, floor: Option<&Floor>) -> Plan {
     Plan {
         rounds: run.rounds,
         duration: run.duration,
         warmup: run.warmup,
-        gateway: target.process,
-        floor: floor.map(|floor| floor.process),
+        gateway: Contestant { name: "gateway", process: target.process },
+        against: floor.map(|floor| Contestant { name: "floor", process: Some(floor.process) }),
     }
 }
