@@ -35,6 +35,27 @@ pub fn operator_with(scopes: &[&str]) -> Value {
     params
 }
 
+/// `connect` of a command-line client on this host, that asks for these scopes.
+pub fn cli(scopes: &[&str]) -> Value {
+    json!({
+        "minProtocol": 4, "maxProtocol": 4,
+        "client": {"id": "cli", "version": "1.0.0", "platform": "linux", "deviceFamily": "Linux", "mode": "cli"},
+        "role": "operator", "scopes": scopes, "auth": {"token": TOKEN},
+    })
+}
+
+/// `connect` of a node host that declares these commands.
+pub fn node(commands: &[&str]) -> Value {
+    json!({
+        "minProtocol": 4, "maxProtocol": 4,
+        "client": {
+            "id": "node-host", "displayName": "desk", "version": "1.0.0", "platform": "linux", "deviceFamily": "Linux",
+            "mode": "node",
+        },
+        "role": "node", "scopes": [], "caps": [], "commands": commands, "auth": {"token": TOKEN},
+    })
+}
+
 /// What comes from the gateway.
 #[derive(Debug, PartialEq)]
 pub enum Incoming {
@@ -190,7 +211,7 @@ impl Client {
     /// The next thing that comes within `time`.
     pub fn next_within(&mut self, time: Duration) -> Option<Incoming> {
         let until = Instant::now() + time;
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = [0; 16 * 1024];
         loop {
             if let Some(incoming) = self.ready.pop_front() {
                 return Some(incoming);

@@ -40,7 +40,7 @@ fn what_was_asked_before_the_stop_is_answered() {
 
 #[test]
 fn a_client_that_does_not_read_is_named_and_a_second_signal_ends_the_wait() {
-    let mut gateway = Gateway::start();
+    let mut gateway = crate::slow::large_answers(&json!({})).start();
     let mut client = gateway.operator();
     crate::slow::stall(&mut client);
     gateway.signal(Signal::TERM);
