@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use clawgate::ws::codec::{self, Decoder, Limits, Role};
@@ -250,6 +250,8 @@ impl Client {
             }
         };
         assert_eq!(self.next(), Incoming::End { reset: false }, "after {close:?}");
+        // As every client does that has no more to say; the gateway may be gone by then.
+        let _ = self.stream.shutdown(Shutdown::Both);
         close
     }
 }
