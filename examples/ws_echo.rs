@@ -29,6 +29,10 @@ impl Site for Echo {
         0
     }
 
+    fn stopping(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     fn admit(&self, _: SocketAddr, _: &http::request::Parts) -> Result<(), Reject> {
         Ok(())
     }

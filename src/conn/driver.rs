@@ -81,6 +81,7 @@ struct Core {
 struct Handshake {
     socket: Socket,
     deadline: Pin<Box<Sleep>>,
+    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     connecting: Option<(Box<str>, Connecting)>,
 }
 
@@ -115,7 +116,7 @@ impl Driver {
         let mut text = Vec::with_capacity(160);
         EncodedEvent::new(Event::CONNECT_CHALLENGE, challenge.as_bytes(), None).write(None, &mut text);
         codec::frame(Opcode::Text, &text, None, &mut unsent);
-        let handshake_timeout = service.handshake_timeout();
+        let (handshake_timeout, stopping) = (service.handshake_timeout(), service.stopping());
         let limits =
             Limits { max_message_bytes: limits::PREAUTH_PAYLOAD_BYTES, max_fragments: limits::MAX_FRAGMENTS as u32 };
         Self {
@@ -125,6 +126,7 @@ impl Driver {
             handshake: Some(Box::new(Handshake {
                 socket,
                 deadline: Box::pin(sleep_until(Instant::now() + handshake_timeout)),
+                stopping,
                 connecting: None,
             })),
             leaving: None,
@@ -172,7 +174,7 @@ impl Driver {
         Poll::Pending
     }
 
-    /// The deadline, and the decision on `connect`. `Break` when the connection moved on.
+    /// The deadline, the gateway's stop, and the decision on `connect`. `Break` when the connection moved on.
     fn shake_hands(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> std::ops::ControlFlow<()> {
         use std::ops::ControlFlow::{Break, Continue};
         let Some(handshake) = &mut self.handshake else { return Continue(()) };
@@ -182,6 +184,10 @@ impl Driver {
                 CloseCode::POLICY_VIOLATION,
                 format!("handshake timeout: no valid connect within {limit:?}"),
             ));
+            return Break(());
+        }
+        if handshake.stopping.as_mut().poll(cx).is_ready() {
+            self.begin_leaving(by_gateway(CloseCode::SERVICE_RESTART, "service restart".to_owned()));
             return Break(());
         }
         let Some((_, connecting)) = &mut handshake.connecting else { return Continue(()) };

@@ -86,6 +86,9 @@ pub trait Service: Send + Sync + 'static {
     /// Time from the upgrade to `hello-ok`.
     fn handshake_timeout(&self) -> Duration;
 
+    /// Ends when the gateway stops: who is not let in by then is not let in.
+    fn stopping(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
     /// Decides on a `connect`. Durable work may take a while; the deadline of the handshake goes on.
     fn connect(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Connecting;
 

@@ -73,6 +73,8 @@ pub trait Site: Send + Sync + 'static {
     fn readiness(&self) -> Readiness;
     /// Milliseconds since the start.
     fn uptime_ms(&self) -> u64;
+    /// Ends when the gateway stops: no further request is waited for then.
+    fn stopping(&self) -> impl Future<Output = ()> + Send;
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject>;
     /// Runs an upgraded connection to its end.
@@ -101,8 +103,13 @@ pub async fn serve<S: Site>(stream: TcpStream, peer: SocketAddr, site: Arc<S>) {
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // In a box of its own, so that a WebSocket does not go on carrying the room that HTTP needed.
-    if let Err(error) = Box::pin(http).await {
+    // In a box of its own, so that a WebSocket does not go on carrying the room that HTTP needed. Answers are made at
+    // once, so a stop cuts off none that is owed.
+    let served = tokio::select! {
+        served = Box::pin(http) => served,
+        () = site.stopping() => return,
+    };
+    if let Err(error) = served {
         tracing::debug!(%peer, %error, "http connection ended");
         return;
     }

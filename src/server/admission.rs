@@ -37,6 +37,7 @@ use crate::nodes::Declared;
 use crate::rpc::dispatch::{Params, Routed, Router};
 use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
+use crate::shutdown::Shutdown;
 use crate::system::journal::plain;
 use crate::ws::close::CloseCode;
 
@@ -57,6 +58,7 @@ pub struct Admission {
     readiness: AtomicU8,
     preauth: AtomicUsize,
     handshake_timeout: Duration,
+    shutdown: Shutdown,
 }
 
 impl Admission {
@@ -65,6 +67,7 @@ impl Admission {
         policy: Policy,
         limits: RateLimits,
         handshake_timeout: Duration,
+        shutdown: Shutdown,
         hub: Hub,
         domains: Domains,
         router: Router,
@@ -82,6 +85,7 @@ impl Admission {
             readiness: AtomicU8::new(Readiness::Starting as u8),
             preauth: AtomicUsize::new(0),
             handshake_timeout,
+            shutdown,
         }
     }
 
@@ -206,6 +210,11 @@ impl Admission {
         let declared = (role == Role::Node).then(|| declared(&params));
         let connection = self.hub.register(socket.id, grant, client(params), remote_ip, now);
         let registered = Registered { admission: self, connection: &connection };
+        // The stop may have closed all connections just before this one was among them.
+        if self.shutdown.has_begun() {
+            let error = RpcError::unavailable("the gateway is stopping; connect again in a moment").retryable(true);
+            return Err(Refused { error, code: CloseCode::SERVICE_RESTART, reason: "service restart".to_owned() });
+        }
         if let Some(declared) = declared {
             self.domains.nodes.connected(&connection, declared, now).await.map_err(refused)?;
         }
@@ -332,6 +341,10 @@ impl Site for Admission {
         self.domains.system.uptime_ms()
     }
 
+    fn stopping(&self) -> impl Future<Output = ()> + Send {
+        self.shutdown.begun()
+    }
+
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject> {
         let policy = self.policy.load();
         let lines = header_lines(head);
@@ -359,6 +372,11 @@ impl Site for Admission {
 impl Service for Admission {
     fn handshake_timeout(&self) -> Duration {
         self.handshake_timeout
+    }
+
+    fn stopping(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let shutdown = self.shutdown.clone();
+        Box::pin(async move { shutdown.begun().await })
     }
 
     fn connect(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Connecting {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::auth::RateLimits;
@@ -140,10 +140,17 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let router = methods::router(&domains);
         let policy = policy::policy(&config, &start, generated.as_ref());
         let limits = RateLimits::new(policy::rate_limits(&config));
-        let admission =
-            Arc::new(Admission::new(policy, limits, handshake_timeout, hub.clone(), domains.clone(), router));
-
         let shutdown = Shutdown::default();
+        let admission = Arc::new(Admission::new(
+            policy,
+            limits,
+            handshake_timeout,
+            shutdown.clone(),
+            hub.clone(),
+            domains.clone(),
+            router,
+        ));
+
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let site = Arc::clone(&admission);
         let serve: Arc<workers::Serve> =
@@ -167,12 +174,13 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         for notice in &notices {
             tracing::warn!("{}:{notice}", paths.config_file.display());
         }
+        let mut signals = StopSignals::listen()?;
         Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors }.print();
 
-        let signal = stop_signal().await?;
+        let signal = signals.next().await;
         shutdown.begin();
         admission.set_readiness(Readiness::Draining);
-        let left = drain(&hub, &workers, signal).await;
+        let left = drain(&hub, &workers, signal, &mut signals).await;
         store.close().await;
         Ok(left)
     })
@@ -217,18 +225,28 @@ async fn broadcast_presence(hub: Hub) {
     }
 }
 
-/// Waits for the signal to stop.
-async fn stop_signal() -> std::io::Result<&'static str> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    // Both are cancel safe.
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// The signals to stop, from the moment it is made.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next one. Cancel safe.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Ends all connections in order: the event, the close frame, then a deadline. A second signal ends the wait.
-async fn drain(hub: &Hub, workers: &workers::Workers, signal: &'static str) -> usize {
+async fn drain(hub: &Hub, workers: &workers::Workers, signal: &'static str, signals: &mut StopSignals) -> usize {
     let connections = hub.connections();
     tracing::info!(signal, connections = connections.len(), "stopping");
     hub.broadcast(Event::SHUTDOWN, &json!({"reason": "gateway stopping", "restartExpectedMs": null}));
@@ -239,11 +257,10 @@ async fn drain(hub: &Hub, workers: &workers::Workers, signal: &'static str) -> u
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let again = stop_signal();
     tokio::select! {
         () = gone => {}
         () = tokio::time::sleep_until(deadline) => {}
-        _ = again => {}
+        _ = signals.next() => {}
     }
     let all = connections.len();
     // A connection is its driver's as long as its socket lives; besides that only this list holds it.

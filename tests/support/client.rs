@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use clawgate::ws::codec::{self, Decoder, Limits, Role};
@@ -33,6 +33,27 @@ pub fn operator_with(scopes: &[&str]) -> Value {
     let mut params = operator();
     params["scopes"] = json!(scopes);
     params
+}
+
+/// `connect` of a command-line client on this host, that asks for these scopes.
+pub fn cli(scopes: &[&str]) -> Value {
+    json!({
+        "minProtocol": 4, "maxProtocol": 4,
+        "client": {"id": "cli", "version": "1.0.0", "platform": "linux", "deviceFamily": "Linux", "mode": "cli"},
+        "role": "operator", "scopes": scopes, "auth": {"token": TOKEN},
+    })
+}
+
+/// `connect` of a node host that declares these commands.
+pub fn node(commands: &[&str]) -> Value {
+    json!({
+        "minProtocol": 4, "maxProtocol": 4,
+        "client": {
+            "id": "node-host", "displayName": "desk", "version": "1.0.0", "platform": "linux", "deviceFamily": "Linux",
+            "mode": "node",
+        },
+        "role": "node", "scopes": [], "caps": [], "commands": commands, "auth": {"token": TOKEN},
+    })
 }
 
 /// What comes from the gateway.
@@ -190,7 +211,7 @@ impl Client {
     /// The next thing that comes within `time`.
     pub fn next_within(&mut self, time: Duration) -> Option<Incoming> {
         let until = Instant::now() + time;
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = [0; 16 * 1024];
         loop {
             if let Some(incoming) = self.ready.pop_front() {
                 return Some(incoming);
@@ -229,6 +250,8 @@ impl Client {
             }
         };
         assert_eq!(self.next(), Incoming::End { reset: false }, "after {close:?}");
+        // As every client does that has no more to say; the gateway may be gone by then.
+        let _ = self.stream.shutdown(Shutdown::Both);
         close
     }
 }

@@ -245,10 +245,15 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            // The test harness shows what a failed test printed.
-            print!("---- log of the gateway\n{}", self.stderr.text());
+            show(&self.stderr.text());
         }
     }
+}
+
+/// Prints the log of a gateway whose test failed: the test harness shows what such a test printed.
+#[expect(clippy::print_stdout, reason = "it is for the person who reads the outcome of a test")]
+fn show(log: &str) {
+    println!("---- log of the gateway\n{log}");
 }
 
 fn wait(child: &mut Child) -> Option<ExitStatus> {

@@ -6,8 +6,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod devices;
 mod handshake;
 mod requests;
+mod roles;
 mod slow;
 mod startup;
 mod stop;

@@ -1,39 +1,33 @@
 //! Clients that do not read: what they hold up, which is nobody but themselves.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
-use clawgate::ws::message::Opcode;
-use serde_json::json;
+use serde_json::{Value, json};
+use socket2::SockRef;
 
-use crate::support::PATIENCE;
-use crate::support::client::{Client, frame};
-use crate::support::gateway::Gateway;
+use crate::support::client::{Client, cli};
+use crate::support::device::Device;
+use crate::support::gateway::{Gateway, Setup};
 
-/// Sends requests without reading an answer until the gateway reads no more of them. Gives how many it sent whole.
-pub fn stall(client: &mut Client) -> usize {
-    let request = frame(Opcode::Text, br#"{"type":"req","id":"s","method":"status"}"#);
-    let batch = request.repeat(1000);
-    client.stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-    let mut sent = 0;
-    let until = Instant::now() + PATIENCE;
-    'sending: loop {
-        assert!(Instant::now() < until, "the gateway reads on and on");
-        let mut rest = &batch[..];
-        while !rest.is_empty() {
-            match client.stream.write(rest) {
-                Ok(written) => rest = &rest[written..],
-                Err(_) => break 'sending,
-            }
-            sent += 1;
-        }
-    }
-    sent
+/// Requests of a stalled client.
+const REQUESTS: usize = 64;
+
+/// A setup under which answers to `config.get` are large: together more than the kernel's buffers hold.
+pub(crate) fn large_answers(more: &Value) -> Setup {
+    let mut config = more.clone();
+    config["meta"] = json!({"note": "x".repeat(200_000)});
+    Setup::new().config(&config)
+}
+
+/// Sends requests with large answers, of which the client reads nothing.
+pub(crate) fn stall(client: &mut Client) -> Vec<String> {
+    SockRef::from(&client.stream).set_recv_buffer_size(200_000).expect("an option of the socket");
+    (0..REQUESTS).map(|_| client.send("config.get", &json!({}))).collect()
 }
 
 #[test]
 fn a_client_that_does_not_read_its_answers_stalls_itself_alone() {
-    let gateway = Gateway::start();
+    let gateway = large_answers(&json!({})).start();
     // On both workers.
     let mut stalled = [gateway.operator(), gateway.operator()];
     for client in &mut stalled {
@@ -47,4 +41,64 @@ fn a_client_that_does_not_read_its_answers_stalls_itself_alone() {
         }
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_stalled_client_that_reads_again_gets_every_answer() {
+    let gateway = large_answers(&json!({})).start();
+    let mut client = gateway.operator();
+    let requests = stall(&mut client);
+    // Its turn came and it could not go on: others were served meanwhile.
+    gateway.operator().call("health", &json!({})).unwrap();
+    for id in requests {
+        let answer = client.find(|frame| frame["type"] == "res");
+        assert_eq!((&answer["id"], &answer["ok"]), (&json!(id), &json!(true)));
+    }
+    client.call("health", &json!({})).unwrap();
+}
+
+#[test]
+fn a_consumer_that_is_too_slow_is_closed_and_told_why() {
+    let limits = json!({"outboxBytes": 65_536, "totalOutboxBytes": 1_048_576});
+    let gateway = large_answers(&json!({
+        "gateway": {"trustedProxies": ["127.0.0.1"]},
+        "plugins": {"entries": {"clawgate": {"config": {"limits": limits}}}},
+    }))
+    .start();
+    let mut slow = gateway.operator();
+    let mut quick = gateway.operator();
+    stall(&mut slow);
+    // Requests for approval must reach whoever may approve: these are large, and they are not left out.
+    for seed in 1..=250 {
+        if gateway.stderr.text().contains("slow consumer") {
+            break;
+        }
+        let mut client = Client::open_with(gateway.port, &format!("X-Forwarded-For: 203.0.113.{seed}\r\n")).unwrap();
+        let mut params = cli(&["operator.read"]);
+        params["client"]["displayName"] = json!("x".repeat(250));
+        params["client"]["platform"] = json!("y".repeat(250));
+        params["client"]["deviceFamily"] = json!("z".repeat(250));
+        Device::new(seed).connect(&mut client, &params).unwrap_err();
+        quick.event("device.pair.requested");
+    }
+    let line = gateway.stderr.wait_for(|line| line.contains("slow consumer")).expect("it is closed");
+    assert!(line.contains("code=1008"), "{line}");
+    assert_eq!(slow.closed(), (1008, "slow consumer".to_owned()));
+    assert_eq!(gateway.log_lines("slow consumer").len(), 1);
+    quick.call("health", &json!({})).unwrap();
+}
+
+#[test]
+fn a_client_that_vanishes_is_forgotten() {
+    let gateway = Gateway::start();
+    let mut watcher = gateway.operator();
+    let mut client = gateway.client();
+    let hello = Device::new(1).connect(&mut client, &cli(&["operator.read"])).unwrap();
+    let id = hello["server"]["connId"].clone();
+    assert!(id.is_string());
+    drop(client);
+    // Not even a close frame came.
+    gateway.stderr.wait_for(|line| line.contains("connection lost")).expect("it is noticed");
+    let listed = watcher.call("device.pair.list", &json!({})).unwrap();
+    assert_eq!(listed["paired"][0]["connected"], false, "{listed}");
 }

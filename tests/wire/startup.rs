@@ -91,7 +91,6 @@ fn a_bind_to_all_addresses_with_a_token_is_taken() {
 }
 
 #[test]
-#[ignore = "waits for the command line"]
 fn a_wrong_value_in_the_configuration_is_refused_with_its_place() {
     let setup = Setup::new();
     let file = setup.state_dir().join("openclaw.json");

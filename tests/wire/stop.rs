@@ -1,9 +1,13 @@
 //! How the gateway stops: in order, in time, and saying who was left.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::client::{Incoming, operator};
+use crate::support::client::operator;
 use crate::support::device::Device;
 use crate::support::gateway::{Gateway, Setup};
 
@@ -40,12 +44,12 @@ fn what_was_asked_before_the_stop_is_answered() {
 
 #[test]
 fn a_client_that_does_not_read_is_named_and_a_second_signal_ends_the_wait() {
-    let mut gateway = Gateway::start();
+    let mut gateway = crate::slow::large_answers(&json!({})).start();
     let mut client = gateway.operator();
     crate::slow::stall(&mut client);
     gateway.signal(Signal::TERM);
     gateway.stderr.wait_for(|line| line.contains(" stopping ")).expect("it stops");
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(100));
     assert!(gateway.is_running(), "it does not wait for the client");
     gateway.signal(Signal::TERM);
     gateway.wait().expect("it stops");
@@ -54,13 +58,41 @@ fn a_client_that_does_not_read_is_named_and_a_second_signal_ends_the_wait() {
 }
 
 #[test]
-fn a_client_that_has_not_connected_yet_does_not_hold_up_the_stop() {
+fn who_has_not_connected_yet_is_told_and_does_not_hold_up_the_stop() {
     let mut gateway = Gateway::start();
     let mut client = gateway.client();
     client.nonce();
+    let silent = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+    let mut idle = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert!(idle.read(&mut [0; 1024]).unwrap() > 0);
+    let begun = Instant::now();
     gateway.signal(Signal::TERM);
+    assert_eq!(client.closed(), (1012, "service restart".to_owned()));
     assert!(gateway.wait().expect("it stops").success());
-    assert!(matches!(client.next(), Incoming::Close(1012, _) | Incoming::End { .. }));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    for mut stream in [silent, idle] {
+        assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn who_connects_while_it_stops_is_not_forgotten() {
+    let mut gateway = Gateway::start();
+    let mut clients: Vec<_> = (0..50).map(|_| gateway.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.nonce();
+        if number == 25 {
+            gateway.signal(Signal::TERM);
+        }
+        client.send("connect", &operator());
+    }
+    let begun = Instant::now();
+    for client in &mut clients {
+        assert_eq!(client.closed(), (1012, "service restart".to_owned()));
+    }
+    assert!(gateway.wait().expect("it stops").success());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[test]
