@@ -57,7 +57,7 @@ impl Hello {
             Role::Operator => &self.operator_features,
             Role::Node => &self.node_features,
         };
-        let mut auth = json!({"role": grant.role(), "scopes": grant.scopes(), "method": grant.method().as_str()});
+        let mut auth = json!({"role": grant.role(), "scopes": grant.scopes()});
         if let Some(issued) = token {
             auth["deviceToken"] = json!(issued.token);
             auth["issuedAtMs"] = json!(issued.issued_at);

@@ -76,7 +76,6 @@ impl System {
             "channels": {},
             "channelAccounts": {},
             "channelDefaultAccountId": {},
-            "statusIssues": [],
         })
     }
 }
