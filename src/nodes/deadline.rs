@@ -55,7 +55,8 @@ impl Deadlines {
 
     /// Notes a deadline.
     pub(super) fn note(&self, tick: Tick) {
-        if self.earliest.fetch_min(tick.0, Ordering::SeqCst) > tick.0 {
+        // As nearly always: another deadline comes first.
+        if self.earliest.load(Ordering::SeqCst) > tick.0 && self.earliest.fetch_min(tick.0, Ordering::SeqCst) > tick.0 {
             self.sooner.notify_one();
         }
     }

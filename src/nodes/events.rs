@@ -11,7 +11,7 @@ use serde_json::json;
 use super::live::Session;
 use super::publications::{Activity, HostStats, TimedStats};
 use super::record::SeenReason;
-use super::{Nodes, RAPID_MS, SEEN_INTERVAL_MS};
+use super::{Nodes, RAPID_MS, SEEN_INTERVAL_MS, note};
 use crate::clock::UnixMs;
 use crate::rpc::catalog::Event;
 use crate::rpc::dispatch::{Call, Outcome};
@@ -26,6 +26,8 @@ struct Handled<'a> {
     reason: &'static str,
 }
 
+/// Bytes of an event.
+const MAX_EVENT_BYTES: usize = 256 * 1024;
 /// Seconds of idleness that mean anything.
 const MAX_IDLE_SECONDS: u64 = 30 * 24 * 60 * 60;
 
@@ -80,6 +82,9 @@ pub(super) fn event(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> 
         payload: Option<Value>,
         #[serde(rename = "payloadJSON")]
         payload_json: Option<String>,
+    }
+    if call.raw_params().len() > MAX_EVENT_BYTES {
+        return Err(RpcError::invalid(format!("node.event: must not have more than {MAX_EVENT_BYTES} bytes")));
     }
     let Params { event, payload, payload_json } = call.params()?;
     if event.is_empty() {
@@ -143,7 +148,7 @@ fn host_stats(nodes: &Nodes, session: &Session, payload: Value, now: UnixMs) -> 
         }
         published.host_stats = Some(stats);
     }
-    nodes.note(session.node_id, move |record| record.host_stats = Some(stats));
+    note(session.node_id, nodes.keep(session.node_id, move |record| record.host_stats = Some(stats)));
     let payload = json!({"nodeId": session.node_id.to_string(), "hostStats": stats});
     nodes.0.hub.broadcast(Event::NODE_HOST_STATS, &payload);
     (true, "updated")

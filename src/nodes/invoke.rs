@@ -27,7 +27,7 @@ use super::guard::{self, Guard};
 use super::live::{CALL_ID_BYTES, Command, NotTaken, Session};
 use super::pending::Token;
 use super::queue::Action;
-use super::repeats::{Begun, Ended, MAX_ANSWER_BYTES, RepeatKey};
+use super::repeats::{Answered, Begun, RepeatKey};
 use super::{Inner, Nodes};
 use crate::auth::DeviceId;
 use crate::clock::UnixMs;
@@ -158,7 +158,11 @@ impl<'a> Asked<'a> {
 }
 
 fn trimmed(text: RawString<'_>) -> Cow<'_, str> {
+    let inner = text.inner().as_bytes();
+    let is_plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);
     match text.decode() {
+        // As nearly all are.
+        Cow::Borrowed(text) if is_plain(inner.first()) && is_plain(inner.last()) => Cow::Borrowed(text),
         Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
         Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
     }
@@ -301,8 +305,8 @@ fn push_number(mut number: u64, out: &mut Vec<u8>) {
 pub(super) fn invoke(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     let inner = &*nodes.0;
     let asked = Asked::parse(call.raw_params())?;
-    let node_id = DeviceId::parse(&asked.node_id);
-    let session = node_id.and_then(|id| inner.live.get(id)).ok_or_else(|| inner.not_connected(node_id))?;
+    let session = inner.live.find(asked.node_id.as_bytes());
+    let session = session.ok_or_else(|| inner.not_connected(DeviceId::parse(&asked.node_id)))?;
     let command = session.effective.load().command(&asked.command);
     let command = command.ok_or_else(|| inner.refusal(&session, &asked.command))?;
     let Command { name, guard } = &command;
@@ -321,13 +325,14 @@ pub(super) fn invoke(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError>
     };
     let params = run.as_ref().map(|run| run.params.as_str()).or(asked.params.map(Raw::as_str));
     let request = Request::new(&session, name, params, &asked);
-    let extra = (asked.progress || run.is_some() || waits_for_foreground(&session.connection, name)).then(|| {
+    let wants_open = session.sleeps && needs_open_app(name);
+    let extra = (asked.progress || run.is_some() || wants_open).then(|| {
         let key = asked.key.decode();
         Box::new(Extra {
             joined: Vec::new(),
             stream: asked.progress.then(|| Stream { key_json: asked.key.as_str().into(), next_seq: 0 }),
             run_id: run.as_ref().map(|run| run.run_id.as_str().into()),
-            action: waits_for_foreground(&session.connection, name).then(|| Action::new(name, params, &key)),
+            action: wants_open.then(|| Action::new(name, params, &key)),
         })
     });
     let key = inner.repeats.key(caller, session.node_id, name, asked.key.inner());
@@ -336,6 +341,7 @@ pub(super) fn invoke(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError>
         let at = now + Duration::from_millis(asked.timeout_ms);
         (at, inner.deadlines.tick_after(at))
     });
+    let received = call.now();
     let waiting = Waiting {
         responder: call.later(),
         command: Arc::clone(name),
@@ -344,12 +350,12 @@ pub(super) fn invoke(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError>
         heard: false,
         extra,
     };
-    let begun = inner.repeats.begin(key, now, waiting, |waiting| {
+    let begun = inner.repeats.begin(key, received, waiting, |waiting| {
         let token = inner.take_in(&session, deadline, waiting)?;
-        Ok(Running { session: Arc::clone(&session), token })
+        Ok((Running { session: Arc::clone(&session), token }, token))
     });
     match begun {
-        Begun::Started(Running { token, .. }) => {
+        Begun::Started(token) => {
             if let Some((_, tick)) = deadline {
                 inner.deadlines.note(tick);
             }
@@ -359,7 +365,6 @@ pub(super) fn invoke(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError>
             if let Some(run) = &run {
                 session.publications().runs.begin(&run.run_id);
             }
-            inner.counters.sent.fetch_add(1, Ordering::Relaxed);
             if session.connection.outbox.push_text(request.with_id(&session, token)) == Pushed::Refused {
                 inner.fail(
                     &session,
@@ -378,7 +383,7 @@ pub(super) fn invoke(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError>
         }
         Begun::Refused(NotTaken::Ended, waiting) => waiting.fail(&inner.not_connected(Some(session.node_id))),
         Begun::Running(Running { session, token }, waiting) => join(&session, token, waiting.responder),
-        Begun::Done(ended, waiting) => again(&ended, waiting.responder),
+        Begun::Done(answered, waiting) => again(&answered, waiting.responder),
     }
     Ok(Outcome::Later)
 }
@@ -395,11 +400,10 @@ fn join(session: &Session, token: Token, responder: Responder) {
 }
 
 /// Answers a repeat as the call was answered.
-fn again(ended: &Ended, responder: Responder) {
-    match ended {
-        Ended::Answer(payload) => responder.answer_with(payload.len(), |out| out.extend_from_slice(payload)),
-        Ended::Failure(error) => responder.fail(error),
-        Ended::TooLarge => responder.fail(&failure(
+fn again(answered: &Answered, responder: Responder) {
+    match answered {
+        Answered::With(payload) => responder.answer_with(payload.len(), |out| out.extend_from_slice(payload)),
+        Answered::TooLarge => responder.fail(&failure(
             "ALREADY_ANSWERED",
             "the node has carried this call out, and its answer was too large to be kept for a repeat",
             Dispatch::Acked,
@@ -410,6 +414,7 @@ fn again(ended: &Ended, responder: Responder) {
 /// What a node answers.
 struct Answer<'a> {
     call_id: Cow<'a, str>,
+    node_id: RawString<'a>,
     result: Result<Payload<'a>, NodeError>,
 }
 
@@ -471,7 +476,7 @@ impl NodeError {
 }
 
 impl<'a> Answer<'a> {
-    fn parse(params: &'a str, node_id_json: &str) -> Result<Self, RpcError> {
+    fn parse(params: &'a str) -> Result<Self, RpcError> {
         let refuse = |what: String| RpcError::invalid(format!("invalid node.invoke.result params: {what}"));
         let fields = json::fields(params, &["id", "nodeId", "ok", "payloadJSON", "payload", "error"])
             .map_err(|error| refuse(error.to_string()))?;
@@ -487,49 +492,33 @@ impl<'a> Answer<'a> {
             value.as_string().ok_or_else(|| refuse(format!("at {name}: must be a string")))
         };
         let call_id = text("id", id)?.decode();
-        check_node_id(text("nodeId", node_id)?, node_id_json)?;
+        let node_id = text("nodeId", node_id)?;
         let ok = ok.and_then(Raw::as_bool).ok_or_else(|| refuse("at ok: must be a boolean".to_owned()))?;
         // Some nodes put the value itself where its text should be.
         let payload_json = payload_json.filter(|value| !value.is_null());
         let payload = payload.or(payload_json.filter(|value| value.as_string().is_none()));
         let payload_json = payload_json.and_then(Raw::as_string);
         let result = if ok { Ok(Payload { payload, payload_json }) } else { Err(NodeError::parse(error)) };
-        Ok(Self { call_id, result })
+        Ok(Self { call_id, node_id, result })
     }
-}
-
-/// A node speaks for itself only.
-fn check_node_id(said: RawString<'_>, node_id_json: &str) -> Result<(), RpcError> {
-    if said.as_str() == node_id_json || said.decode() == node_id_json.trim_matches('"') {
-        return Ok(());
-    }
-    Err(RpcError::invalid("nodeId mismatch"))
 }
 
 /// `node.invoke.result`.
 pub(super) fn result(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     let inner = &*nodes.0;
-    let node = call.caller();
-    let Some(session) = inner.live.of(node) else {
-        // A connection that is not its node's any more. What it says is not looked at.
-        return ignored(inner, call);
+    let Answer { call_id, node_id, result } = Answer::parse(call.raw_params())?;
+    let session = inner.session_of(call.caller(), node_id)?;
+    let waiting = session.as_ref().and_then(|session| inner.take_out(session, session.token(&call_id)?));
+    let (Some(session), Some(waiting)) = (session, waiting) else {
+        tracing::debug!(node = %node_id.inner(), invoke = %call_id, "a result came too late, or twice");
+        inner.counters.late.fetch_add(1, Ordering::Relaxed);
+        return call.answer_json(br#"{"ok":true,"ignored":true}"#);
     };
-    let Answer { call_id, result } = Answer::parse(call.raw_params(), &session.node_id_json)?;
-    let Some(waiting) = session.token(&call_id).and_then(|token| inner.take_out(&session, token)) else {
-        tracing::debug!(node = %session.node_id, invoke = %call_id, "a result came too late, or twice");
-        return ignored(inner, call);
-    };
-    inner.counters.answered.fetch_add(1, Ordering::Relaxed);
     match result {
-        Ok(payload) => inner.answer(&session, waiting, payload),
+        Ok(payload) => inner.answer(&session, waiting, payload, call.now()),
         Err(error) => nodes.answer_error(&session, waiting, &error, call.now()),
     }
     call.answer_json(br#"{"ok":true}"#)
-}
-
-fn ignored(inner: &Inner, call: Call<'_>) -> Result<Outcome, RpcError> {
-    inner.counters.late.fetch_add(1, Ordering::Relaxed);
-    call.answer_json(br#"{"ok":true,"ignored":true}"#)
 }
 
 /// `node.invoke.progress`.
@@ -550,10 +539,10 @@ pub(super) fn progress(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcErro
     if chunk.inner().len() > MAX_CHUNK_BYTES && chunk.decode().len() > MAX_CHUNK_BYTES {
         return Err(RpcError::invalid("progress chunk too large"));
     }
-    let forwarded = nodes.0.live.of(call.caller()).is_some_and(|session| {
-        let Some(token) = session.token(invoke_id.inner()) else { return false };
-        check_node_id(node_id, &session.node_id_json).is_ok()
-            && session.with(token, |waiting| waiting.progress(invoke_id, node_id, seq, chunk)).unwrap_or(false)
+    let forwarded = nodes.0.session_of(call.caller(), node_id)?.is_some_and(|session| {
+        let token = session.token(invoke_id.inner());
+        token.and_then(|token| session.with(token, |waiting| waiting.progress(invoke_id, node_id, seq, chunk)))
+            == Some(true)
     });
     call.answer(&json!({"ok": true, "ignored": !forwarded}))
 }
@@ -576,16 +565,15 @@ impl Waiting {
     }
 }
 
-/// Whether an app may have to be opened for the command: then the node may ask to have it put away until it is.
-fn waits_for_foreground(node: &Connection, command: &str) -> bool {
-    let platform = node.client.platform.trim().to_ascii_lowercase();
-    (platform.starts_with("ios") || platform.starts_with("ipados"))
-        && ["camera.", "screen.", "talk.", "canvas."].iter().any(|prefix| command.starts_with(prefix))
+/// Whether an app that sleeps may have to be opened for the command: then the node may want it put away until it is.
+fn needs_open_app(command: &str) -> bool {
+    ["camera.", "screen.", "talk.", "canvas."].iter().any(|prefix| command.starts_with(prefix))
 }
 
 impl Nodes {
     /// Passes a node's error on; puts the call away instead where the node wants it so.
     fn answer_error(&self, session: &Session, mut waiting: Waiting, error: &NodeError, now: UnixMs) {
+        self.0.repeats.forget(waiting.key);
         if let Some(extra) = waiting.extra.as_mut() {
             if let Some(run_id) = extra.run_id.take() {
                 session.publications().runs.end(&run_id);
@@ -593,17 +581,10 @@ impl Nodes {
             if error.wants_foreground()
                 && let Some(action) = extra.action.take()
             {
-                self.0.repeats.forget(waiting.key);
                 return self.put_away(session.node_id, action, waiting, error, now);
             }
         }
-        let error = error.to_rpc();
-        if error.retryable == Some(true) {
-            self.0.repeats.forget(waiting.key);
-        } else {
-            self.0.repeats.end(waiting.key, Ended::Failure(Arc::new(error.clone())), deadline::now());
-        }
-        waiting.fail(&error);
+        waiting.fail(&error.to_rpc());
     }
 
     fn put_away(&self, node_id: DeviceId, action: Action, waiting: Waiting, error: &NodeError, now: UnixMs) {
@@ -632,27 +613,33 @@ impl Nodes {
 }
 
 impl Inner {
+    /// The session that a node speaks for; none when a newer connection is its node's.
+    fn session_of(&self, node: &Connection, node_id: RawString<'_>) -> Result<Option<Arc<Session>>, RpcError> {
+        let said = node_id.decode();
+        let session = self.live.find(said.as_bytes()).filter(|session| session.is_of(node));
+        if session.is_none() && node.grant.device() != DeviceId::parse(&said) {
+            return Err(RpcError::invalid("nodeId mismatch"));
+        }
+        Ok(session)
+    }
+
     /// Answers a call with what its node gave.
-    fn answer(&self, session: &Session, mut waiting: Waiting, payload: Payload<'_>) {
+    fn answer(&self, session: &Session, mut waiting: Waiting, payload: Payload<'_>, now: UnixMs) {
         let joined = waiting.joined();
         let Waiting { responder, command, key, timeout_ms, .. } = waiting;
         let bytes = payload.payload_json.map_or(0, |text| 2 * text.inner().len())
             + payload.payload.map_or(0, |payload| payload.as_str().len());
-        let mut ended = Ended::TooLarge;
+        let mut copy = None;
         responder.answer_with(bytes + command.len() + 200, |out| {
             let start = out.len();
             write_answer(session, &command, payload, timeout_ms, out);
-            if !joined.is_empty() || out.len() - start <= MAX_ANSWER_BYTES {
-                ended = Ended::Answer(out[start..].into());
-            }
+            let answer = &out[start..];
+            self.repeats.end(key, answer, now);
+            copy = (!joined.is_empty()).then(|| Answered::With(answer.to_vec()));
         });
-        for responder in joined {
-            again(&ended, responder);
+        for (responder, copy) in joined.into_iter().zip(copy.iter().cycle()) {
+            again(copy, responder);
         }
-        if matches!(&ended, Ended::Answer(answer) if answer.len() > MAX_ANSWER_BYTES) {
-            ended = Ended::TooLarge;
-        }
-        self.repeats.end(key, ended, deadline::now());
     }
 
     /// Takes a call in, within the bounds.
@@ -662,25 +649,25 @@ impl Inner {
         deadline: Option<(Instant, Tick)>,
         waiting: Waiting,
     ) -> Result<Token, (NotTaken, Waiting)> {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_CALLS {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if self.counters.waiting() >= MAX_CALLS {
             return Err((NotTaken::Full, waiting));
         }
-        session.call(deadline, waiting).inspect_err(|_| {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-        })
+        let token = session.call(deadline, waiting)?;
+        self.counters.begun.fetch_add(1, Ordering::Relaxed);
+        Ok(token)
     }
 
     /// Takes a call out, if it still waits.
     fn take_out(&self, session: &Session, token: Token) -> Option<Waiting> {
         let waiting = session.take(token)?;
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.counters.ended.fetch_add(1, Ordering::Relaxed);
         Some(waiting)
     }
 
     /// Ends a call that still waits without an answer of its node.
     fn fail(&self, session: &Session, token: Token, error: &RpcError) {
         if let Some(waiting) = self.take_out(session, token) {
+            self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
             self.repeats.forget(waiting.key);
             waiting.fail(error);
         }
@@ -697,7 +684,7 @@ impl Inner {
                 self.deadlines.note(next);
             }
             for (token, waiting) in late.drain(..) {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.counters.ended.fetch_add(1, Ordering::Relaxed);
                 self.counters.timed_out.fetch_add(1, Ordering::Relaxed);
                 self.repeats.forget(waiting.key);
                 let mut error = failure("TIMEOUT", "node invoke timed out", waiting.dispatch());
@@ -713,7 +700,7 @@ impl Inner {
     /// Ends a session, and the calls that wait for it.
     pub(super) fn end_calls(&self, session: &Session) {
         for (_, waiting) in session.end() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counters.ended.fetch_add(1, Ordering::Relaxed);
             self.counters.disconnected.fetch_add(1, Ordering::Relaxed);
             self.repeats.forget(waiting.key);
             let message = format!("node disconnected ({})", waiting.command);
@@ -737,6 +724,7 @@ impl Inner {
         let Some(running) = self.streams().remove(&caller.id) else { return };
         for Running { session, token } in running {
             if let Some(waiting) = self.take_out(&session, token) {
+                self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
                 self.repeats.forget(waiting.key);
                 cancel(&session, token, &waiting);
                 waiting.fail(&failure("ABORTED", "the caller has gone", Dispatch::SentUnacked));

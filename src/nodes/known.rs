@@ -15,6 +15,7 @@ use super::record::{Facts, Record, SeenReason};
 use super::surface::Surface;
 use crate::auth::DeviceId;
 use crate::clock::UnixMs;
+use crate::devices::record::{LastSeen, PairedDevice};
 
 /// The index.
 #[derive(Debug, Default)]
@@ -152,7 +153,9 @@ struct Shared<'a> {
     node_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     display_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
     platform: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     version: &'a str,
     client_id: &'a str,
     client_mode: &'a str,
@@ -210,6 +213,22 @@ pub(super) fn display_name<'a>(record: &'a Record, session: Option<&'a Session>)
         None => record.facts.display_name.as_deref(),
     };
     record.name.as_deref().or(own)
+}
+
+/// The row of a device that is paired as a node and has never connected since.
+pub(super) fn stranger(device: &PairedDevice, seen: LastSeen) -> Row {
+    let PairedDevice { id, claims, label, .. } = device;
+    let facts = Facts {
+        client_id: claims.client_id.clone(),
+        client_mode: claims.client_mode.clone(),
+        display_name: claims.display_name.clone(),
+        platform: claims.platform.clone(),
+        device_family: claims.device_family.clone(),
+        remote_ip: seen.remote_ip.map(|ip| ip.to_string().into()),
+        ..Facts::default()
+    };
+    let seen = seen.at.map(|at| (at, SeenReason::Connect));
+    encode(*id, &Record { name: label.clone(), facts, seen, ..Record::default() }, None)
 }
 
 fn encode(id: DeviceId, record: &Record, session: Option<&Session>) -> Row {

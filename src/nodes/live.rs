@@ -5,6 +5,7 @@
 //! session can't touch another of the same node. Looking a node up takes one short shared lock of a shard.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
@@ -86,6 +87,8 @@ pub(super) struct Session {
     pub declared: Surface,
     /// Its `PATH`, for diagnosis.
     pub path_env: Option<Box<str>>,
+    /// Whether it is an app that its system puts to sleep: some commands need it open.
+    pub sleeps: bool,
     /// What may be done through it.
     pub effective: ArcSwap<Effective>,
     /// What it has published since it connected.
@@ -111,6 +114,8 @@ impl Session {
         path_env: Option<Box<str>>,
         effective: Effective,
     ) -> Self {
+        let platform = connection.client.platform.trim().to_ascii_lowercase();
+        let sleeps = platform.starts_with("ios") || platform.starts_with("ipados");
         let mut call_prefix = [0; 16];
         call_prefix.copy_from_slice(hex(&id::random_bytes::<8>()).as_bytes());
         Self {
@@ -119,6 +124,7 @@ impl Session {
             connection,
             declared,
             path_env,
+            sleeps,
             effective: ArcSwap::from_pointee(effective),
             publications: Mutex::default(),
             calls: Mutex::new(Calls { table: Table::new(MAX_CALLS_PER_NODE), ended: false }),
@@ -151,8 +157,11 @@ impl Session {
             return Err((NotTaken::Ended, call));
         }
         let token = calls.table.insert(deadline.map(|(at, _)| at), call).map_err(|call| (NotTaken::Full, call))?;
-        if let Some((_, tick)) = deadline {
-            self.earliest.fetch_min(tick.0, Ordering::SeqCst);
+        // Only written with the lock held.
+        if let Some((_, tick)) = deadline
+            && tick.0 < self.earliest.load(Ordering::SeqCst)
+        {
+            self.earliest.store(tick.0, Ordering::SeqCst);
         }
         Ok(token)
     }
@@ -234,7 +243,58 @@ impl Session {
 /// Shards of the registry.
 const SHARDS: usize = 16;
 
-type Shard = RwLock<HashMap<DeviceId, Arc<Session>>>;
+/// A node's id as it stands on the wire: a call is looked up by the text it came with.
+type IdText = [u8; 64];
+
+fn text_of(id: DeviceId) -> IdText {
+    *id.to_string().as_bytes().first_chunk().unwrap_or(&[0; 64])
+}
+
+type Shard = RwLock<HashMap<IdText, Arc<Session>, DigestState>>;
+
+/// Hashes keys that are digests already: two multiplications instead of a pass over 64 bytes. Keyed with a secret of
+/// this run, so that nobody can look for ids that fall together.
+#[derive(Clone, Debug)]
+struct DigestState([u64; 2]);
+
+impl Default for DigestState {
+    fn default() -> Self {
+        let [low, high] = [id::random_bytes(), id::random_bytes()].map(u64::from_le_bytes);
+        // An odd factor loses no bit.
+        Self([low, high | 1])
+    }
+}
+
+impl BuildHasher for DigestState {
+    type Hasher = DigestHasher;
+
+    fn build_hasher(&self) -> DigestHasher {
+        let [state, factor] = self.0;
+        DigestHasher { state, factor }
+    }
+}
+
+struct DigestHasher {
+    state: u64,
+    factor: u64,
+}
+
+impl Hasher for DigestHasher {
+    fn write(&mut self, digest: &[u8]) {
+        for part in digest.chunks_exact(8).take(2) {
+            let part = part.first_chunk().map_or(0, |part| u64::from_le_bytes(*part));
+            let product = u128::from(self.state ^ part) * u128::from(self.factor);
+            self.state = (product >> 64) as u64 ^ product as u64;
+        }
+    }
+
+    // Of the length of the key, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.state
+    }
+}
 
 /// Every session.
 #[derive(Debug, Default)]
@@ -253,14 +313,19 @@ pub(super) enum Joined {
 }
 
 impl Live {
-    fn shard(&self, node_id: DeviceId) -> &Shard {
-        // The id is a digest: any of its bits will do.
-        &self.shards[usize::from(node_id.as_bytes()[0]) % SHARDS]
+    fn shard(&self, id: &IdText) -> &Shard {
+        &self.shards[usize::from(id[0] ^ id[1] << 4) % SHARDS]
     }
 
     /// The session of a node, while it is connected.
     pub(super) fn get(&self, node_id: DeviceId) -> Option<Arc<Session>> {
-        self.shard(node_id).read().unwrap_or_else(PoisonError::into_inner).get(&node_id).cloned()
+        self.find(&text_of(node_id))
+    }
+
+    /// The session of the node of this id, as it stands on the wire.
+    pub(super) fn find(&self, node_id: &[u8]) -> Option<Arc<Session>> {
+        let id = node_id.try_into().ok()?;
+        self.shard(id).read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     /// The session of this very connection, if it is still its node's.
@@ -271,11 +336,12 @@ impl Live {
     /// Makes `session` its node's, unless a newer connection is. Connections are numbered as they come, so the
     /// order of two calls of this does not matter.
     pub(super) fn join(&self, session: &Arc<Session>) -> Joined {
-        let mut shard = self.shard(session.node_id).write().unwrap_or_else(PoisonError::into_inner);
-        if shard.get(&session.node_id).is_some_and(|current| current.connection.id > session.connection.id) {
+        let id = text_of(session.node_id);
+        let mut shard = self.shard(&id).write().unwrap_or_else(PoisonError::into_inner);
+        if shard.get(&id).is_some_and(|current| current.connection.id > session.connection.id) {
             return Joined::Outdated;
         }
-        let before = shard.insert(session.node_id, Arc::clone(session));
+        let before = shard.insert(id, Arc::clone(session));
         if before.is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
@@ -284,13 +350,13 @@ impl Live {
 
     /// Takes the session of this very connection out; another of the same node stays.
     pub(super) fn leave(&self, connection: &Connection) -> Option<Arc<Session>> {
-        let node_id = connection.grant.device()?;
-        let mut shard = self.shard(node_id).write().unwrap_or_else(PoisonError::into_inner);
-        if !shard.get(&node_id)?.is_of(connection) {
+        let id = text_of(connection.grant.device()?);
+        let mut shard = self.shard(&id).write().unwrap_or_else(PoisonError::into_inner);
+        if !shard.get(&id)?.is_of(connection) {
             return None;
         }
         self.count.fetch_sub(1, Ordering::Relaxed);
-        shard.remove(&node_id)
+        shard.remove(&id)
     }
 
     /// Every session.

@@ -58,8 +58,14 @@ fn own_id(call: &Call<'_>) -> Result<DeviceId, RpcError> {
     call.caller().grant.device().ok_or_else(|| RpcError::invalid("a node without a device identity has no place here"))
 }
 
-/// Parses parameters that carry raw JSON inside.
-fn params_with_json<T: DeserializeOwned>(call: &Call<'_>, method: &str) -> Result<T, RpcError> {
+/// Bytes of what a node publishes at once. What is kept of it is bounded tighter.
+const MAX_PUBLISHED_BYTES: usize = 8 * 1024 * 1024;
+
+/// Parses what a node publishes: parameters that may carry raw JSON inside.
+fn published<T: DeserializeOwned>(call: &Call<'_>, method: &str) -> Result<T, RpcError> {
+    if call.raw_params().len() > MAX_PUBLISHED_BYTES {
+        return Err(RpcError::invalid(format!("{method}: must not have more than {MAX_PUBLISHED_BYTES} bytes")));
+    }
     let mut parser = serde_json::Deserializer::from_str(call.raw_params());
     serde_path_to_error::deserialize(&mut parser)
         .map_err(|error| RpcError::invalid(format!("invalid {method} params: at {}: {}", error.path(), error.inner())))
@@ -134,7 +140,7 @@ fn plugin_tools(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     struct Params {
         tools: Vec<ToolDescriptor>,
     }
-    let Params { tools } = params_with_json(&call, "node.pluginTools.update")?;
+    let Params { tools } = published(&call, "node.pluginTools.update")?;
     let session = nodes.0.live.of(call.caller()).ok_or_else(unknown_node)?;
     let tools = if nodes.0.settings.load().plugin_tools { publications::tools(tools) } else { Vec::new() };
     let visible = {
@@ -156,7 +162,7 @@ fn skills(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     struct Params {
         skills: Vec<Skill>,
     }
-    let Params { skills } = call.params()?;
+    let Params { skills } = published(&call, "node.skills.update")?;
     let session = nodes.0.live.of(call.caller()).ok_or_else(unknown_node)?;
     let skills = if nodes.0.settings.load().allow_skills { publications::skills(skills) } else { Vec::new() };
     let answer = json!({"nodeId": session.node_id.to_string(), "skills": skills});

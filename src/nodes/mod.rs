@@ -31,7 +31,7 @@ mod repeats;
 mod surface;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -42,6 +42,7 @@ pub use record::SCHEMA;
 use crate::auth::DeviceId;
 use crate::clock::UnixMs;
 use crate::devices::Devices;
+use crate::devices::record::PairedDevice;
 use crate::hub::{Connection, Hub};
 use crate::id::ConnId;
 use crate::rpc::catalog::Event;
@@ -106,14 +107,16 @@ pub struct Declared {
 /// Counts since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Calls sent to nodes.
-    pub sent: u64,
+    /// Calls taken in.
+    pub begun: u64,
     /// Calls that nodes answered.
     pub answered: u64,
     /// Calls whose time was up.
     pub timed_out: u64,
     /// Calls that were lost with their node.
     pub disconnected: u64,
+    /// Calls that could not be sent, or whose caller went.
+    pub abandoned: u64,
     /// Calls refused because too many waited.
     pub busy: u64,
     /// Results that came too late, twice, or from a connection that was not the node's.
@@ -122,12 +125,36 @@ pub struct Counts {
 
 #[derive(Debug, Default)]
 struct Counters {
-    sent: AtomicU64,
-    answered: AtomicU64,
+    begun: AtomicU64,
+    ended: AtomicU64,
     timed_out: AtomicU64,
     disconnected: AtomicU64,
+    abandoned: AtomicU64,
     busy: AtomicU64,
     late: AtomicU64,
+}
+
+impl Counters {
+    /// Calls that wait.
+    fn waiting(&self) -> usize {
+        // In this order, so that a call that ends in between is not counted as less than none.
+        let ended = self.ended.load(Ordering::Relaxed);
+        usize::try_from(self.begun.load(Ordering::Relaxed).saturating_sub(ended)).unwrap_or(usize::MAX)
+    }
+
+    fn read(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let [timed_out, disconnected, abandoned] = [&self.timed_out, &self.disconnected, &self.abandoned].map(read);
+        Counts {
+            begun: read(&self.begun),
+            answered: read(&self.ended).saturating_sub(timed_out + disconnected + abandoned),
+            timed_out,
+            disconnected,
+            abandoned,
+            busy: read(&self.busy),
+            late: read(&self.late),
+        }
+    }
 }
 
 /// Handle to the nodes. Cheap to clone.
@@ -147,8 +174,6 @@ struct Inner {
     live: Live,
     repeats: Repeats<Running>,
     deadlines: Deadlines,
-    /// Calls that wait, of all nodes.
-    waiting: AtomicUsize,
     streams: Mutex<Streams>,
     policy: ArcSwap<CommandPolicy>,
     settings: ArcSwap<NodePolicy>,
@@ -177,7 +202,6 @@ impl Nodes {
             live: Live::default(),
             repeats: Repeats::default(),
             deadlines: Deadlines::default(),
-            waiting: AtomicUsize::new(0),
             streams: Mutex::default(),
             policy: ArcSwap::from_pointee(settings.commands()),
             settings: ArcSwap::from_pointee(settings),
@@ -220,16 +244,12 @@ impl Nodes {
         let Some(node_id) = connection.grant.device().filter(|_| connection.grant.is_paired()) else {
             return Err(RpcError::invalid("a node needs a paired device identity"));
         };
-        let noting = self.note_connected(Arc::clone(connection), node_id, now);
+        let noting = self.note_session(Arc::clone(connection), node_id, true, now);
         if self.join(node_id, connection, declared) {
             noting.await?;
         } else {
             // Nothing that anyone waits for: when it was last seen, and what it said of itself.
-            crate::task::spawn("nodes.connected", async move {
-                if let Err(error) = noting.await {
-                    tracing::warn!(node = %node_id, %error, "that a node has connected was not stored");
-                }
-            });
+            note(node_id, noting);
         }
         Ok(())
     }
@@ -283,7 +303,7 @@ impl Nodes {
         if session.publications().activity.take().is_some() {
             inner.show_activity(&session, None);
         }
-        self.note(session.node_id, move |record| record.disconnected_at = Some(now));
+        note(session.node_id, self.keep(session.node_id, move |record| record.disconnected_at = Some(now)));
     }
 
     /// Takes other settings into effect, also for nodes that are connected.
@@ -291,9 +311,12 @@ impl Nodes {
         let inner = &*self.0;
         inner.policy.store(Arc::new(settings.commands()));
         inner.settings.store(Arc::new(settings));
-        let mut known = inner.known();
         for session in inner.live.all() {
-            inner.take_into_effect(&mut known, session.node_id);
+            let node_id = session.node_id;
+            if inner.take_into_effect(&mut inner.known(), node_id) {
+                let noting = self.note_session(Arc::clone(&session.connection), node_id, false, UnixMs::now());
+                note(node_id, noting);
+            }
         }
     }
 
@@ -304,28 +327,26 @@ impl Nodes {
 
     /// How many calls wait for nodes.
     pub fn waiting_calls(&self) -> usize {
-        self.0.waiting.load(Ordering::Relaxed)
+        self.0.counters.waiting()
     }
 
     /// What has happened since start.
     pub fn counts(&self) -> Counts {
-        let Counters { sent, answered, timed_out, disconnected, busy, late } = &self.0.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            sent: read(sent),
-            answered: read(answered),
-            timed_out: read(timed_out),
-            disconnected: read(disconnected),
-            busy: read(busy),
-            late: read(late),
-        }
+        self.0.counters.read()
     }
 
     /// The payload of `node.list`; `pairing` for callers who manage pairing.
     fn list(&self, pairing: bool, now: UnixMs) -> Vec<u8> {
         let inner = &*self.0;
         let active = inner.active_node();
-        let rows = inner.known().rows(&inner.live);
+        let rows = {
+            let paired = inner.devices.all();
+            let mut known = inner.known();
+            let mut rows = known.rows(&inner.live);
+            let strangers = paired.iter().filter(|(device, _)| is_node(device) && known.get(device.id).is_none());
+            rows.extend(strangers.map(|(device, seen)| Arc::new(known::stranger(device, *seen))));
+            rows
+        };
         let mut out = Vec::with_capacity(64 + rows.iter().map(|row| row.bytes()).sum::<usize>());
         out.extend_from_slice(format!(r#"{{"ts":{}"#, now.0).as_bytes());
         if let Some(active) = active {
@@ -346,7 +367,10 @@ impl Nodes {
     fn describe(&self, node_id: DeviceId, pairing: bool, now: UnixMs) -> Option<Vec<u8>> {
         let inner = &*self.0;
         let active = inner.active_node();
-        let row = inner.known().row(node_id, &inner.live)?;
+        let row = inner.known().row(node_id, &inner.live).or_else(|| {
+            let device = inner.devices.facts(node_id).filter(|device| is_node(device))?;
+            Some(Arc::new(known::stranger(&device, inner.devices.last_seen(node_id).unwrap_or_default())))
+        })?;
         let mut out = format!(r#"{{"ts":{},"#, now.0).into_bytes();
         let start = out.len();
         row.write(pairing, active, &mut out);
@@ -370,6 +394,20 @@ impl Nodes {
         }
         Some(out)
     }
+}
+
+/// Whether a device is paired as a node.
+fn is_node(device: &PairedDevice) -> bool {
+    device.standing_approvals().any(|approval| approval.role == Role::Node)
+}
+
+/// Lets a write go on behind the back of whoever caused it; a failure is logged.
+fn note<T>(node_id: DeviceId, writing: impl Future<Output = Result<T, StoreError>> + Send + 'static) {
+    crate::task::spawn("nodes.note", async move {
+        if let Err(error) = writing.await {
+            tracing::warn!(node = %node_id, %error, "what a node last said was not stored");
+        }
+    });
 }
 
 impl std::fmt::Debug for Nodes {
@@ -409,23 +447,22 @@ impl Inner {
 
     /// Why a node that is not connected can't be called.
     fn not_connected(&self, node_id: Option<DeviceId>) -> RpcError {
-        let known = self.known();
-        let record = node_id.and_then(|node_id| known.get(node_id));
-        let message = match record {
-            Some(_) => "node not connected",
-            None => "node not connected: no node of this id is paired; see node.list",
+        let is_paired = node_id.and_then(|id| self.devices.facts(id)).is_some_and(|device| is_node(&device));
+        let message = match is_paired {
+            true => "node not connected",
+            false => "node not connected: no node of this id is paired; see node.list",
         };
         let mut details = json!({
             "code": "NOT_CONNECTED",
-            "known": record.is_some(),
+            "known": is_paired,
             "nodeError": {"code": "NOT_CONNECTED", "message": "node not connected"},
             "nodeCommandDispatched": false,
             "dispatch": "not_sent",
         });
-        if let Some((at, _)) = record.and_then(|record| record.seen) {
+        if let Some((at, _)) = node_id.and_then(|id| self.known().get(id)?.seen) {
             details["lastSeenAtMs"] = json!(at);
         }
-        RpcError::unavailable(message).retryable(record.is_some()).with_details(details)
+        RpcError::unavailable(message).retryable(is_paired).with_details(details)
     }
 
     /// Why a connected node can't be called with this command.

@@ -11,7 +11,7 @@ use ring::digest::{Context, SHA256};
 use serde::Serialize;
 use serde_json::json;
 
-use super::known::display_name;
+use super::known::{Known, display_name};
 use super::live::Effective;
 use super::policy::{CommandPolicy, Kind, Platform};
 use super::publications::TimedStats;
@@ -278,19 +278,22 @@ fn is_orphan(error: &rusqlite::Error) -> bool {
 }
 
 impl Nodes {
-    /// Notes in the store that a node has connected, and what waits for approval now.
-    pub(super) fn note_connected(
+    /// Notes in the store what waits for approval now, and if the node has `come` just now also that.
+    pub(super) fn note_session(
         &self,
         connection: Arc<Connection>,
         node_id: DeviceId,
+        come: bool,
         now: UnixMs,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let (inner, store) = (Arc::clone(&self.0), self.0.store.clone());
         let op = move |tx: &Tx<'_>| {
             let mut record = record::get(tx, node_id)?.unwrap_or_default();
-            record.facts = Facts::of(&connection);
-            record.connected_at = Some(now);
-            record.seen = Some((now, SeenReason::Connect));
+            if come {
+                record.facts = Facts::of(&connection);
+                record.connected_at = Some(now);
+                record.seen = Some((now, SeenReason::Connect));
+            }
             // A newer connection of the node, if there is one by now, says what is asked for.
             let news = inner.live.of(&connection).map(|session| {
                 let approved = record.approval.as_ref().map(|approved| &approved.approval);
@@ -416,30 +419,23 @@ impl Nodes {
         self.0.store.write(op).await
     }
 
-    /// Changes what is kept of a node, behind the back of whoever caused it: a failure is logged.
-    pub(super) fn note(&self, node_id: DeviceId, change: impl FnOnce(&mut Record) + Send + 'static) {
-        let nodes = self.clone();
-        crate::task::spawn("nodes.note", async move {
-            if let Err(error) = nodes.keep(node_id, change).await {
-                tracing::warn!(node = %node_id, %error, "what a node last said was not stored");
-            }
-        });
-    }
-
     /// Changes what is kept of a node; durable when it returns. Says whether there is such a node.
-    pub(super) async fn keep(
+    pub(super) fn keep<F>(
         &self,
         node_id: DeviceId,
-        change: impl FnOnce(&mut Record) + Send + 'static,
-    ) -> Result<bool, StoreError> {
-        let inner = Arc::clone(&self.0);
+        change: F,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send + use<F>
+    where
+        F: FnOnce(&mut Record) + Send + 'static,
+    {
+        let (inner, store) = (Arc::clone(&self.0), self.0.store.clone());
         let op = move |tx: &Tx<'_>| {
             let Some(mut record) = record::get(tx, node_id)? else { return Ok(Change::of(false)) };
             change(&mut record);
             record::put(tx, node_id, &record)?;
             Ok(Change::of(true).publish(move || inner.known().change(node_id, |known| *known = record)))
         };
-        self.0.store.write(op).await
+        async move { store.write(op).await }
     }
 }
 
@@ -476,15 +472,18 @@ impl Inner {
         self.take_into_effect(&mut known, node_id);
     }
 
-    /// Judges a live session again, by what is approved and the policy of now.
-    pub(super) fn take_into_effect(&self, known: &mut super::known::Known, node_id: DeviceId) {
-        let Some(session) = self.live.get(node_id) else { return };
-        let approved =
-            known.get(node_id).and_then(|record| record.approval.as_ref()).map(|approved| &approved.approval);
+    /// Judges a live session again, by what is approved and the policy of now. Says whether that changes what waits
+    /// for approval.
+    pub(super) fn take_into_effect(&self, known: &mut Known, node_id: DeviceId) -> bool {
+        let Some(session) = self.live.get(node_id) else { return false };
+        let record = known.get(node_id);
+        let approved = record.and_then(|record| record.approval.as_ref()).map(|approved| &approved.approval);
         let pins = pins(&session.connection);
         let judged = judge(&self.policy.load(), &session.declared, &pins, approved);
+        let news = judged.changes(record.and_then(|record| record.request.as_ref()), node_id, &pins);
         session.effective.store(Arc::new(judged.effective));
         known.touch(node_id);
+        news
     }
 
     fn announce(&self, node_id: DeviceId, news: News, now: UnixMs) {

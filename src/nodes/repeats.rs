@@ -1,30 +1,32 @@
 //! Idempotency keys: a caller that asks twice gets one execution.
 //!
-//! While a call runs, a repeat of it joins it. After it has ended with the node's answer, a repeat within
-//! [`KEEP`] gets that answer again; an answer too large to keep is remembered as given. A call that ended
-//! without the node's answer (too late, node gone) is forgotten: what became of it is unknown, and asking again
-//! is the caller's decision.
+//! While a call runs, a repeat of it joins it. After the node has carried it out, a repeat within [`KEEP_MS`] gets
+//! the same answer again; that an answer was too large to keep is remembered too. A call that ended otherwise
+//! (the node refused it or failed, it was too late, the node is gone) is forgotten: asking again is the caller's
+//! decision.
 //!
-//! A caller is a device, or a connection where there is no device. Memory is bounded by number and bytes for all
-//! nodes together; the oldest answers go first, so that under heavy load the window is shorter than [`KEEP`].
+//! A caller is a device, or a connection where there is no device. Answers are kept in a ring of bytes with an index
+//! of fixed size, for all nodes together: keeping one costs a copy and frees nothing. Under load the newest push
+//! the oldest out before their time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::auth::DeviceId;
+use crate::clock::UnixMs;
 use crate::hub::Connection;
-use crate::rpc::error::RpcError;
 
 /// How long an answer is kept for a repeat.
-pub(super) const KEEP: Duration = Duration::from_secs(600);
-/// Answers kept, of all nodes.
-pub(super) const MAX_KEPT: usize = 16 * 1024;
-/// Bytes of answers kept, of all nodes.
-pub(super) const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
+const KEEP_MS: u64 = 600_000;
 /// Bytes of one answer that are kept; a larger one is only remembered.
-pub(super) const MAX_ANSWER_BYTES: usize = 16 * 1024;
+const MAX_ANSWER_BYTES: usize = 16 * 1024;
+/// Bytes of answers kept, of all nodes.
+const KEPT_BYTES: usize = 8 * 1024 * 1024;
+/// Answers kept, of all nodes.
+const KEPT: usize = 16 * 1024;
+/// Places an answer may have in the index; it takes that of the oldest.
+const WAYS: usize = 4;
 
 const SHARDS: usize = 16;
 
@@ -33,60 +35,46 @@ const SHARDS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RepeatKey(u64);
 
-/// How a call ended.
-#[derive(Clone, Debug)]
-pub(super) enum Ended {
+/// How a call that has been carried out was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answered {
     /// With this payload.
-    Answer(Arc<[u8]>),
-    /// With this error of the node.
-    Failure(Arc<RpcError>),
-    /// With an answer that was too large to keep.
+    With(Vec<u8>),
+    /// With one that was too large to keep.
     TooLarge,
 }
 
 /// What came of a call that was to begin. What it needs to wait, `W`, comes back unless it has begun.
 #[derive(Clone, Debug)]
-pub(super) enum Begun<R, W, E> {
+pub(super) enum Begun<R, W, T, E> {
     /// It has begun now, as this.
-    Started(R),
+    Started(T),
     /// It could not begin, for this reason.
     Refused(E, W),
     /// It runs already, as this.
     Running(R, W),
-    /// It has ended, like this.
-    Done(Ended, W),
+    /// It has been carried out.
+    Done(Answered, W),
 }
 
-#[derive(Debug)]
-enum Known<R> {
-    Running(R),
-    Done(Ended, Instant),
-}
-
-#[derive(Debug)]
-struct Shard<R> {
-    known: HashMap<RepeatKey, Known<R>, BuildHasherDefault<Identity>>,
-    /// Ended calls, oldest first.
-    done: VecDeque<RepeatKey>,
-    bytes: usize,
-}
-
-impl<R> Default for Shard<R> {
-    fn default() -> Self {
-        Self { known: HashMap::default(), done: VecDeque::new(), bytes: 0 }
-    }
-}
-
-/// Calls that run or have ended. `R` is how to find a running one.
+/// Calls that run or were carried out. `R` is how to find a running one.
 #[derive(Debug)]
 pub(super) struct Repeats<R> {
     shards: [Mutex<Shard<R>>; SHARDS],
     secret: std::hash::RandomState,
 }
 
+#[derive(Debug)]
+struct Shard<R> {
+    running: HashMap<RepeatKey, R, BuildHasherDefault<Identity>>,
+    kept: Kept,
+}
+
 impl<R> Default for Repeats<R> {
     fn default() -> Self {
-        Self { shards: Default::default(), secret: std::hash::RandomState::new() }
+        let shard =
+            |_| Mutex::new(Shard { running: HashMap::default(), kept: Kept::new(KEPT / SHARDS, KEPT_BYTES / SHARDS) });
+        Self { shards: std::array::from_fn(shard), secret: std::hash::RandomState::new() }
     }
 }
 
@@ -99,17 +87,15 @@ impl<R: Clone> Repeats<R> {
         command: &str,
         idempotency_key: &str,
     ) -> RepeatKey {
+        // Ids of devices are digests: half of one tells them apart.
+        let half = |id: DeviceId| u128::from_le_bytes(*id.as_bytes().first_chunk().unwrap_or(&[0; 16]));
         let mut hash = self.secret.build_hasher();
-        match caller.grant.device() {
-            Some(device) => hash.write(device.as_bytes()),
-            None => hash.write_u64(caller.id.0),
-        }
-        hash.write(node_id.as_bytes());
-        for part in [command, idempotency_key] {
-            hash.write(part.as_bytes());
-            // No UTF-8 has this byte.
-            hash.write_u8(0xff);
-        }
+        hash.write_u128(caller.grant.device().map_or_else(|| u128::from(caller.id.0), half));
+        hash.write_u128(half(node_id));
+        hash.write(command.as_bytes());
+        // No UTF-8 has this byte.
+        hash.write_u8(0xff);
+        hash.write(idempotency_key.as_bytes());
         RepeatKey(hash.finish())
     }
 
@@ -118,65 +104,117 @@ impl<R: Clone> Repeats<R> {
     }
 
     /// Begins `call` with `start`, unless it has begun before.
-    pub(super) fn begin<W, E>(
+    pub(super) fn begin<W, T, E>(
         &self,
         key: RepeatKey,
-        now: Instant,
+        now: UnixMs,
         call: W,
-        start: impl FnOnce(W) -> Result<R, (E, W)>,
-    ) -> Begun<R, W, E> {
+        start: impl FnOnce(W) -> Result<(R, T), (E, W)>,
+    ) -> Begun<R, W, T, E> {
         let mut shard = self.shard(key);
-        let shard = &mut *shard;
-        match shard.known.get(&key) {
-            Some(Known::Running(running)) => return Begun::Running(running.clone(), call),
-            Some(Known::Done(ended, at)) if now.saturating_duration_since(*at) < KEEP => {
-                return Begun::Done(ended.clone(), call);
-            }
-            Some(stale @ Known::Done(..)) => {
-                shard.bytes -= bytes(stale);
-                shard.known.remove(&key);
-                shard.done.retain(|done| *done != key);
-            }
-            None => {}
+        if let Some(running) = shard.running.get(&key) {
+            return Begun::Running(running.clone(), call);
+        }
+        if let Some(answered) = shard.kept.get(key, now) {
+            return Begun::Done(answered, call);
         }
         match start(call) {
-            Ok(running) => {
-                shard.known.insert(key, Known::Running(running.clone()));
-                Begun::Started(running)
+            Ok((running, started)) => {
+                shard.running.insert(key, running);
+                Begun::Started(started)
             }
             Err((reason, call)) => Begun::Refused(reason, call),
         }
     }
 
-    /// Notes how a running call has ended.
-    pub(super) fn end(&self, key: RepeatKey, ended: Ended, now: Instant) {
+    /// Notes that a running call was carried out, and how it was answered.
+    pub(super) fn end(&self, key: RepeatKey, answer: &[u8], now: UnixMs) {
         let mut shard = self.shard(key);
-        let shard = &mut *shard;
-        let Some(known) = shard.known.get_mut(&key).filter(|known| matches!(known, Known::Running(_))) else { return };
-        *known = Known::Done(ended, now);
-        shard.bytes += bytes(known);
-        shard.done.push_back(key);
-        while shard.done.len() > MAX_KEPT / SHARDS || shard.bytes > MAX_KEPT_BYTES / SHARDS {
-            let Some(oldest) = shard.done.pop_front() else { break };
-            if let Some(gone) = shard.known.remove(&oldest) {
-                shard.bytes -= bytes(&gone);
-            }
+        if shard.running.remove(&key).is_some() {
+            shard.kept.put(key, answer, now);
         }
     }
 
-    /// Forgets a running call that has ended without an answer.
+    /// Forgets a running call that has ended otherwise.
     pub(super) fn forget(&self, key: RepeatKey) {
-        let mut shard = self.shard(key);
-        if matches!(shard.known.get(&key), Some(Known::Running(_))) {
-            shard.known.remove(&key);
-        }
+        self.shard(key).running.remove(&key);
     }
 }
 
-fn bytes<R>(known: &Known<R>) -> usize {
-    match known {
-        Known::Done(Ended::Answer(payload), _) => payload.len(),
-        _ => 0,
+/// Answers of fixed total size. Memory is touched only as it is used.
+#[derive(Debug)]
+struct Kept {
+    index: Box<[Entry]>,
+    ring: Box<[u8]>,
+    /// Bytes ever written; the ring holds the last of them.
+    written: u64,
+}
+
+/// Where an answer stands. All zero where there is none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    key: u64,
+    /// Among the bytes ever written.
+    start: u64,
+    /// One more than the bytes of the answer; [`TOO_LARGE`] where it was not kept.
+    length: u32,
+    /// When, in seconds since the epoch.
+    at_s: u32,
+}
+
+const TOO_LARGE: u32 = u32::MAX;
+
+impl Kept {
+    fn new(answers: usize, bytes: usize) -> Self {
+        Self { index: vec![Entry::default(); answers].into(), ring: vec![0; bytes].into(), written: 0 }
+    }
+
+    fn places(&mut self, key: RepeatKey) -> &mut [Entry] {
+        let sets = self.index.len() / WAYS;
+        let at = key.0 as usize % sets * WAYS;
+        &mut self.index[at..at + WAYS]
+    }
+
+    fn get(&mut self, key: RepeatKey, now: UnixMs) -> Option<Answered> {
+        let entry = *self.places(key).iter().find(|entry| entry.key == key.0 && entry.length != 0)?;
+        if now.since(UnixMs(u64::from(entry.at_s) * 1000)) >= KEEP_MS {
+            return None;
+        }
+        if entry.length == TOO_LARGE {
+            return Some(Answered::TooLarge);
+        }
+        let length = u64::from(entry.length) - 1;
+        if self.written - entry.start > self.ring.len() as u64 {
+            return None;
+        }
+        let start = (entry.start % self.ring.len() as u64) as usize;
+        let first = (self.ring.len() - start).min(length as usize);
+        let mut answer = self.ring[start..start + first].to_vec();
+        answer.extend_from_slice(&self.ring[..length as usize - first]);
+        Some(Answered::With(answer))
+    }
+
+    fn put(&mut self, key: RepeatKey, answer: &[u8], now: UnixMs) {
+        let start = self.written;
+        let length = if answer.len() <= MAX_ANSWER_BYTES.min(self.ring.len()) {
+            let at = (start % self.ring.len() as u64) as usize;
+            let first = (self.ring.len() - at).min(answer.len());
+            self.ring[at..at + first].copy_from_slice(&answer[..first]);
+            self.ring[..answer.len() - first].copy_from_slice(&answer[first..]);
+            self.written += answer.len() as u64;
+            answer.len() as u32 + 1
+        } else {
+            TOO_LARGE
+        };
+        let at_s = u32::try_from(now.0 / 1000).unwrap_or(u32::MAX);
+        let entry = Entry { key: key.0, start, length, at_s };
+        let places = self.places(key);
+        let same = places.iter().position(|place| place.key == key.0);
+        let oldest =
+            || places.iter().enumerate().min_by_key(|(_, place)| (place.length != 0, place.start)).map(|(at, _)| at);
+        if let Some(at) = same.or_else(oldest) {
+            places[at] = entry;
+        }
     }
 }
 
@@ -204,63 +242,67 @@ impl Hasher for Identity {
 mod tests {
     use super::*;
     use crate::auth::{DeviceKey, Grant};
-    use crate::clock::UnixMs;
     use crate::hub::{Client, Hub};
     use crate::rpc::scope::{Role, ScopeSet};
     use std::collections::HashSet;
 
-    fn begin(repeats: &Repeats<u32>, key: u64, now: Instant, running: u32) -> Begun<u32, (), ()> {
-        repeats.begin(RepeatKey(key), now, (), |()| Ok(running))
+    const NOW: UnixMs = UnixMs(1_795_000_000_000);
+
+    fn begin(repeats: &Repeats<u32>, key: u64, now: UnixMs, running: u32) -> Begun<u32, (), (), ()> {
+        repeats.begin(RepeatKey(key), now, (), |()| Ok((running, ())))
     }
 
-    fn answer(text: &str) -> Ended {
-        Ended::Answer(text.as_bytes().into())
+    fn with(text: &str) -> Answered {
+        Answered::With(text.as_bytes().to_vec())
     }
 
     #[test]
     fn a_repeat_joins_then_gets_the_answer_then_starts_anew() {
-        let (repeats, now) = (Repeats::default(), Instant::now());
-        assert!(matches!(begin(&repeats, 1, now, 7), Begun::Started(_)));
-        assert!(matches!(begin(&repeats, 1, now, 8), Begun::Running(7, ())));
-        repeats.end(RepeatKey(1), answer("a"), now);
-        assert!(matches!(begin(&repeats, 1, now, 8), Begun::Done(Ended::Answer(text), ()) if *text == *b"a"));
-        assert!(matches!(begin(&repeats, 1, now + KEEP, 9), Begun::Started(_)));
-        assert!(matches!(begin(&repeats, 1, now + KEEP, 9), Begun::Running(9, ())));
+        let repeats = Repeats::default();
+        assert!(matches!(begin(&repeats, 1, NOW, 7), Begun::Started(())));
+        assert!(matches!(begin(&repeats, 1, NOW, 8), Begun::Running(7, ())));
+        repeats.end(RepeatKey(1), b"a", NOW);
+        assert!(matches!(begin(&repeats, 1, NOW, 8), Begun::Done(answer, ()) if answer == with("a")));
+        let later = NOW.plus(KEEP_MS);
+        assert!(matches!(begin(&repeats, 1, later, 9), Begun::Started(())));
+        assert!(matches!(begin(&repeats, 1, later, 9), Begun::Running(9, ())));
+        repeats.end(RepeatKey(1), &[b'x'; MAX_ANSWER_BYTES + 1], later);
+        assert!(matches!(begin(&repeats, 1, later, 9), Begun::Done(Answered::TooLarge, ())));
     }
 
     #[test]
     fn a_call_without_an_answer_is_forgotten() {
-        let (repeats, now) = (Repeats::default(), Instant::now());
-        begin(&repeats, 1, now, 7);
+        let repeats = Repeats::default();
+        begin(&repeats, 1, NOW, 7);
         repeats.forget(RepeatKey(1));
-        assert!(matches!(begin(&repeats, 1, now, 8), Begun::Started(_)));
+        assert!(matches!(begin(&repeats, 1, NOW, 8), Begun::Started(())));
         // An end that comes twice, or for a call nobody knows, changes nothing.
-        repeats.end(RepeatKey(2), answer("b"), now);
-        assert!(matches!(begin(&repeats, 2, now, 1), Begun::Started(_)));
-        let refused = repeats.begin(RepeatKey(3), now, "call", |call| Err(("full", call)));
+        repeats.end(RepeatKey(2), b"b", NOW);
+        assert!(matches!(begin(&repeats, 2, NOW, 1), Begun::Started(())));
+        let refused: Begun<_, _, (), _> = repeats.begin(RepeatKey(3), NOW, "call", |call| Err(("full", call)));
         assert!(matches!(refused, Begun::Refused("full", "call")));
-        assert!(matches!(begin(&repeats, 3, now, 1), Begun::Started(_)));
+        assert!(matches!(begin(&repeats, 3, NOW, 1), Begun::Started(())));
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
-        let (repeats, now) = (Repeats::default(), Instant::now());
-        let most = (MAX_KEPT / SHARDS) as u64;
-        // All in one shard: the top bits are zero.
-        for key in 0..most + 10 {
-            begin(&repeats, key, now, 0);
-            repeats.end(RepeatKey(key), Ended::TooLarge, now);
+    fn the_newest_answers_push_the_oldest_out() {
+        let mut kept = Kept::new(2 * WAYS, 10);
+        for (key, answer) in [(0, "aaaa"), (1, "bbbb"), (2, "cccc")] {
+            kept.put(RepeatKey(key), answer.as_bytes(), NOW);
         }
-        assert!(matches!(begin(&repeats, 9, now, 0), Begun::Started(_)));
-        assert!(matches!(begin(&repeats, most + 9, now, 0), Begun::Done(Ended::TooLarge, ())));
-        let repeats = Repeats::default();
-        let large: Arc<[u8]> = vec![b'x'; MAX_KEPT_BYTES / SHARDS / 2].into();
-        for key in 0..3 {
-            begin(&repeats, key, now, 0);
-            repeats.end(RepeatKey(key), Ended::Answer(Arc::clone(&large)), now);
+        // The third lies over the end of the ring, and on the first.
+        assert_eq!(kept.get(RepeatKey(0), NOW), None);
+        assert_eq!(kept.get(RepeatKey(1), NOW), Some(with("bbbb")));
+        assert_eq!(kept.get(RepeatKey(2), NOW), Some(with("cccc")));
+        // Keys of one set: as many as there are ways, and the oldest goes.
+        for n in 2..=5 {
+            kept.put(RepeatKey(2 * n), b"", NOW);
         }
-        assert!(matches!(begin(&repeats, 0, now, 0), Begun::Started(_)));
-        assert!(matches!(begin(&repeats, 2, now, 0), Begun::Done(..)));
+        assert_eq!(kept.get(RepeatKey(2), NOW), None);
+        assert!((2..=5).all(|n| kept.get(RepeatKey(2 * n), NOW) == Some(with(""))));
+        assert_eq!(kept.get(RepeatKey(1), NOW), Some(with("bbbb")));
+        kept.put(RepeatKey(9), &[b'x'; 11], NOW);
+        assert_eq!(kept.get(RepeatKey(9), NOW), Some(Answered::TooLarge));
     }
 
     #[test]
@@ -268,7 +310,7 @@ mod tests {
         let hub = Hub::new(1 << 16, 1 << 20);
         let connection = |device| {
             let grant = Grant::for_test(Role::Operator, ScopeSet::EMPTY, device);
-            hub.register(hub.next_id(), grant, Client::default(), None, UnixMs(0))
+            hub.register(hub.next_id(), grant, Client::default(), None, NOW)
         };
         let key = |n| DeviceKey::from_bytes([n; 32]);
         let node = |n| key(n).unwrap().device_id();

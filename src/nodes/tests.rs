@@ -230,7 +230,7 @@ async fn a_call_reaches_the_node_and_its_answer_the_caller() {
     );
     assert_eq!(world.nodes.waiting_calls(), 0);
     let counts = world.nodes.counts();
-    assert_eq!((counts.sent, counts.answered, counts.late), (1, 1, 0));
+    assert_eq!((counts.begun, counts.answered, counts.late), (1, 1, 0));
 }
 
 #[tokio::test]
@@ -613,6 +613,24 @@ async fn a_caller_cannot_approve_a_run() {
 }
 
 #[tokio::test]
+async fn what_policy_newly_lets_a_node_offer_is_asked_for() {
+    let world = World::new();
+    world.node(1, &["test.echo", "sms.send"]).await;
+    let caller = world.admin();
+    let mut allow = policy();
+    allow.allow_commands.push("sms.send".to_owned());
+    world.nodes.configure(allow);
+    let error = world.invoke(&caller, 1, json!({"command": "sms.send"})).unwrap().unwrap_err();
+    assert_eq!(error["details"]["reason"], "command not approved");
+    while world.request_of(1).is_none() {
+        tokio::task::yield_now().await;
+    }
+    world.approve(1).await;
+    assert_eq!(world.invoke(&caller, 1, json!({"command": "sms.send"})), None);
+    assert_eq!(world.describe(1).await["connected"], true);
+}
+
+#[tokio::test]
 async fn other_settings_take_effect_on_live_nodes() {
     let world = World::new();
     world.node(1, &["test.echo"]).await;
@@ -666,6 +684,90 @@ async fn calls_of_the_old_connection_end_with_it() {
     assert!(answers(&caller).remove(0).unwrap_err()["message"].as_str().unwrap().contains("node disconnected"));
     let ignored = world.send(&new, "node.invoke.result", &answer_with(&asked, json!({})));
     assert_eq!(ignored, Some(Ok(json!({"ok": true, "ignored": true}))));
+}
+
+/// Callers, nodes that answer, nodes that come back, deadlines: all at once, on threads of their own. Every call is
+/// answered, and none twice.
+#[tokio::test]
+async fn every_call_is_answered_once_whatever_happens() {
+    const CALLS: usize = 2000;
+    let world = World::new();
+    for seed in [1, 2] {
+        world.node(seed, &["test.echo"]).await;
+    }
+    let current = Mutex::new([Vec::new(), Vec::new()]);
+    let callers: Vec<_> = (0..3).map(|_| world.operator(&["operator.write"])).collect();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::scope(|threads| {
+        let working: Vec<_> = callers
+            .iter()
+            .map(|caller| {
+                let world = &world;
+                threads.spawn(move || {
+                    let (mut count, mut sent) = (0, 0);
+                    while count < CALLS {
+                        if sent < CALLS && sent - count < 200 {
+                            let seed = 1 + (sent % 2) as u8;
+                            let more = json!({"idempotencyKey": sent.to_string(), "timeoutMs": sent % 7 * 5});
+                            count += usize::from(world.invoke(caller, seed, more).is_some());
+                            sent += 1;
+                        }
+                        count += answers(caller).len();
+                    }
+                    count
+                })
+            })
+            .collect();
+        for seed in [1, 2] {
+            let (world, current, done, runtime) = (&world, &current, &done, &runtime);
+            threads.spawn(move || {
+                let _entered = runtime.enter();
+                let mut round = 0u64;
+                while !done.load(Ordering::Relaxed) {
+                    let node = world.socket(seed, "");
+                    runtime.block_on(world.nodes.connected(&node, declared(&["test.echo"]), NOW)).unwrap();
+                    for _ in 0..50 {
+                        for asked in events(&node, "node.invoke.request") {
+                            round += 1;
+                            // Some are answered twice, some never.
+                            for _ in 0..[1, 2, 0][(round % 3) as usize] {
+                                world
+                                    .send(&node, "node.invoke.result", &answer_with(&asked, json!({})))
+                                    .unwrap()
+                                    .unwrap();
+                            }
+                        }
+                        std::thread::yield_now();
+                    }
+                    // Some go before the next comes, some after.
+                    let mut old = current.lock().unwrap();
+                    let old = &mut old[usize::from(seed) - 1];
+                    old.push(node);
+                    if round % 2 == 0 || old.len() > 3 {
+                        old.drain(..).for_each(|node| world.nodes.disconnected(&node));
+                    }
+                }
+            });
+        }
+        let sweeper = threads.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                world.nodes.0.sweep(deadline::now());
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        for worker in working {
+            assert_eq!(worker.join().unwrap(), CALLS);
+        }
+        done.store(true, Ordering::Relaxed);
+        sweeper.join().unwrap();
+    });
+    // Nothing is left, and nothing comes after the last.
+    for nodes in current.into_inner().unwrap() {
+        nodes.iter().for_each(|node| world.nodes.disconnected(node));
+    }
+    world.nodes.0.sweep(deadline::now() + std::time::Duration::from_secs(60));
+    assert_eq!((world.nodes.waiting_calls(), callers.iter().map(|caller| answers(caller).len()).sum()), (0, 0usize));
 }
 
 // ---- approval
@@ -736,7 +838,7 @@ async fn approving_approves_what_was_shown() {
     // Between the list and the approval the node comes back with more; the store learns of it only afterwards.
     let node = world.socket(1, "");
     world.nodes.0.live.leave(&node);
-    let noting = world.nodes.note_connected(Arc::clone(&node), id(1), NOW);
+    let noting = world.nodes.note_session(Arc::clone(&node), id(1), true, NOW);
     world.nodes.join(id(1), &node, declared(&["test.echo", "system.run"]));
     world.ask(&world.admin(), "node.pair.approve", json!({"requestId": shown})).await.unwrap();
     let caller = world.admin();
@@ -884,11 +986,27 @@ async fn a_row_has_the_incumbents_fields() {
     let list = world.ask(&world.admin(), "node.list", json!({})).await.unwrap();
     assert_eq!(
         list["nodes"][0],
-        json!({"nodeId": id(1).to_string(), "displayName": "node 1", "platform": "", "version": "",
-            "clientId": "node-host", "clientMode": "node", "caps": [], "commands": ["test.echo"], "sessionHost": false,
+        json!({"nodeId": id(1).to_string(), "displayName": "node 1", "clientId": "node-host", "clientMode": "node", "caps": [], "commands": ["test.echo"], "sessionHost": false,
             "nodePluginTools": [], "approvalState": "approved", "connectedAtMs": NOW, "lastConnectedAtMs": NOW,
             "lastSeenAtMs": NOW, "lastSeenReason": "connect", "approvedAtMs": NOW, "paired": true, "connected": true})
     );
+}
+
+#[tokio::test]
+async fn a_device_paired_as_a_node_is_listed_before_it_connects() {
+    let world = World::new();
+    world.pair(1).await;
+    let admin = world.admin();
+    let list = world.ask(&admin, "node.list", json!({})).await.unwrap();
+    assert_eq!(list["nodes"].as_array().unwrap().len(), 1);
+    let row = world.describe(1).await;
+    assert_eq!((&row["nodeId"], &row["connected"]), (&json!(id(1).to_string()), &json!(false)));
+    assert_eq!((&row["paired"], &row["approvalState"]), (&json!(true), &json!("unapproved")));
+    let error = world.invoke(&admin, 1, json!({})).unwrap().unwrap_err();
+    assert_eq!((&error["message"], &error["details"]["known"]), (&json!("node not connected"), &json!(true)));
+    world.connect(1, &["test.echo"]).await;
+    let list = world.ask(&admin, "node.list", json!({})).await.unwrap();
+    assert_eq!(list["nodes"].as_array().unwrap().len(), 1);
 }
 
 // ---- what nodes tell
