@@ -53,13 +53,11 @@ impl Latencies {
 
     /// The curve: quantiles that close in on 1, each with its latency in nanoseconds.
     pub fn curve(&self) -> Vec<(f64, f64)> {
-        if self.0.is_empty() {
-            return Vec::new();
-        }
-        let mut points = Vec::new();
-        for point in self.0.iter_quantiles(5) {
-            points.push((point.quantile_iterated_to(), point.value_iterated_to() as f64));
-        }
+        // Beyond one in all of them there is only the longest, again and again.
+        let last = 1.0 - 1.0 / self.0.len().max(1) as f64;
+        let points = self.0.iter_quantiles(5).map(|it| (it.quantile_iterated_to(), it.value_iterated_to() as f64));
+        let mut points: Vec<_> = points.take_while(|(quantile, _)| *quantile < last).collect();
+        points.push((last, self.max()));
         points
     }
 }

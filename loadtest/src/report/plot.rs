@@ -4,6 +4,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 use super::{Report, show};
+use crate::stats::median;
 
 const SIZE: (u32, u32) = (860, 320);
 /// Of the first column, of the second: blue and orange of the Okabe-Ito palette, which colour-blind people tell
@@ -31,10 +32,19 @@ pub(super) fn latencies(report: &Report) -> Result<Option<String>> {
         name: curve.name.clone(),
         points: curve.points.iter().map(|(quantile, ns)| (nines(*quantile), ns.max(1.0).log10())).collect(),
     });
-    let percentile = |x: f64| format!("{} %", 100.0 * (1.0 - 10f64.powf(-x)));
-    let x = Axis { label: "percentile", show: &|x| percentile(x.round()), from_zero: true };
+    let x = Axis { label: "percentile", show: &percentile, from_zero: true };
     let y = Axis { label: "latency", show: &|y| show::duration(10f64.powf(y)), from_zero: false };
     draw(lines.collect(), &x, &y)
+}
+
+/// What so many nines are called: one is 90 %.
+fn percentile(nines: f64) -> String {
+    match nines.round() as usize {
+        0 => "0 %".to_owned(),
+        1 => "90 %".to_owned(),
+        2 => "99 %".to_owned(),
+        more => format!("99.{} %", "9".repeat(more - 2)),
+    }
 }
 
 /// Operations over time.
@@ -46,8 +56,12 @@ pub(super) fn rates(report: &Report) -> Result<Option<String>> {
 
 /// Memory over time.
 pub(super) fn memory(report: &Report) -> Result<Option<String>> {
-    let lines = report.timelines.iter().map(|it| Line { name: it.name.clone(), points: it.resident_bytes.clone() });
-    let y = Axis { label: "resident", show: &show::bytes, from_zero: true };
+    let mebibytes = |(at, bytes): &(f64, f64)| (*at, bytes / f64::from(1 << 20));
+    let lines = report
+        .timelines
+        .iter()
+        .map(|it| Line { name: it.name.clone(), points: it.resident_bytes.iter().map(mebibytes).collect() });
+    let y = Axis { label: "resident MiB", show: &show::count, from_zero: true };
     draw(lines.collect(), &time(), &y)
 }
 
@@ -102,14 +116,18 @@ fn draw(mut lines: Vec<Line>, x: &Axis<'_>, y: &Axis<'_>) -> Result<Option<Strin
             .map_err(|error| failed(&error))?;
         for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
             let style = colour.stroke_width(2);
-            chart
-                .draw_series(LineSeries::new(line.points.iter().copied(), style))
-                .map_err(|error| failed(&error))?
-                .label(line.name.as_str())
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            for (number, piece) in pieces(&line.points).into_iter().enumerate() {
+                let series =
+                    chart.draw_series(LineSeries::new(piece.iter().copied(), style)).map_err(|error| failed(&error))?;
+                if number == 0 {
+                    let sample = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style);
+                    series.label(line.name.as_str()).legend(sample);
+                }
+            }
         }
         chart
             .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
             .label_font(("sans-serif", 13))
@@ -118,4 +136,27 @@ fn draw(mut lines: Vec<Line>, x: &Axis<'_>, y: &Axis<'_>) -> Result<Option<Strin
         area.present().map_err(|error| failed(&error))?;
     }
     Ok(Some(svg))
+}
+
+/// The pieces of a line: it is not drawn where nothing was measured.
+fn pieces(points: &[(f64, f64)]) -> Vec<&[(f64, f64)]> {
+    let steps = points.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    let most = median(steps).unwrap_or_default() * 4.0;
+    points.chunk_by(|a, b| b.0 - a.0 <= most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_have_their_nines() {
+        assert_eq!([0.0, 1.0, 2.0, 3.0, 5.0].map(percentile), ["0 %", "90 %", "99 %", "99.9 %", "99.999 %"]);
+    }
+
+    #[test]
+    fn a_line_has_a_gap_where_nothing_was_measured() {
+        let points = [1.0, 1.1, 1.2, 3.0, 3.1].map(|at| (at, 0.0));
+        assert_eq!(pieces(&points).iter().map(|piece| piece.len()).collect::<Vec<_>>(), [3, 2]);
+    }
 }
