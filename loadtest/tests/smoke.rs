@@ -16,13 +16,13 @@ fn gateway() -> Option<PathBuf> {
     gateway.exists().then_some(gateway)
 }
 
-/// Runs a scenario and gives its report.
-fn report(gateway: &Path, arguments: &[&str]) -> Value {
+/// Runs a scenario for so many seconds and gives its report.
+fn report_of(seconds: &str, gateway: &Path, arguments: &[&str]) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let (json, html) = (folder.path().join("report.json"), folder.path().join("report.html"));
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args(arguments)
-        .args(["--duration", "0.4", "--rounds", "2", "--warmup", "0.1", "--spawn"])
+        .args(["--duration", seconds, "--rounds", "2", "--warmup", "0.1", "--spawn"])
         .arg(gateway)
         .args(["--json".as_ref(), json.as_os_str(), "--html".as_ref(), html.as_os_str()])
         .output()
@@ -30,6 +30,10 @@ fn report(gateway: &Path, arguments: &[&str]) -> Value {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     assert!(std::fs::read_to_string(html).unwrap().contains("</html>"));
     serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()
+}
+
+fn report(gateway: &Path, arguments: &[&str]) -> Value {
+    report_of("0.4", gateway, arguments)
 }
 
 /// The columns of a row.
@@ -80,7 +84,7 @@ fn idle_connections_are_weighed() {
 #[test]
 fn one_who_stops_reading_is_closed_with_a_reason_and_the_others_go_on() {
     let Some(gateway) = gateway() else { return };
-    let report = report(&gateway, &["slow", "--operators", "10", "--rate", "200", "--duration", "4"]);
+    let report = report_of("4", &gateway, &["slow", "--operators", "10", "--rate", "200"]);
     assert_eq!(figure(&report, "errors"), [0.0, 0.0], "{}", report["notes"]);
     assert!(figure(&report, "closed")[0] > 0.0, "{}", report["notes"]);
     assert_eq!(figure(&report, "closed")[1], 0.0, "{}", report["notes"]);
