@@ -46,14 +46,14 @@ static LAYERS: [Layer; 6] = [
         Room("hub", "auth hub::outbox"),
         Room("rpc::dispatch", "auth task hub hub::outbox"),
         Room("conn", "ws task hub hub::outbox rpc::dispatch conn::connect conn::machine"),
-        Room("http", "task"),
+        Room("http", "ws task"),
     ]},
     // A domain sees another through its handle, which is what its root module shows. Who may approve devices may
     // approve nodes: that rule is shared.
     Layer { name: "4 domains", pure: false, rooms: &[
         Room("system", "store task hub rpc::dispatch"),
         Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing"),
-        Room("nodes", "auth store task hub hub::outbox rpc::dispatch devices devices::pairing nodes::policy nodes::surface"),
+        Room("nodes", "auth store task hub hub::outbox rpc::dispatch devices devices::record devices::pairing nodes::policy nodes::surface"),
     ]},
     // The composition sees everything; that is what it is for.
     Layer { name: "5 composition", pure: false, rooms: &[

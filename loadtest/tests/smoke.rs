@@ -3,6 +3,8 @@
 //! The gateway's binary lies beside this program's when the whole workspace is built (`cargo test --workspace`);
 //! `cargo test -p loadtest` alone does not build it, and there is nothing to test against then.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it skips")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -11,9 +11,7 @@ use hyper::Response;
 
 use super::Answer;
 use super::reject::{self, Reject};
-
-/// The GUID of RFC 6455, section 1.3.
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+use crate::ws::accept::accept_for;
 
 /// Exactly one Host header, made only of characters a host and port have (RFC 9112, section 3.2).
 pub fn one_host(headers: &HeaderMap, version: Version) -> Result<(), Reject> {
@@ -51,25 +49,14 @@ pub fn accept(method: &Method, version: Version, headers: &HeaderMap) -> Result<
         return Err(reject::BAD_VERSION);
     }
     let key = only(headers, &SEC_WEBSOCKET_KEY).ok_or(reject::BAD_UPGRADE)?;
-    accept_for(key.as_bytes()).ok_or(reject::BAD_UPGRADE)
+    let accept = accept_for(key.as_bytes()).and_then(|accept| HeaderValue::try_from(accept).ok());
+    accept.ok_or(reject::BAD_UPGRADE)
 }
 
 /// Whether a body follows. None may: two readers could see its end, and the first frame, in different places.
 fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING)
         || headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0")
-}
-
-/// `Sec-WebSocket-Accept` for a key; `None` when the key is not 16 bytes in base64.
-pub fn accept_for(key: &[u8]) -> Option<HeaderValue> {
-    use base64::Engine as _;
-    let engine = base64::engine::general_purpose::STANDARD;
-    engine.decode(key).ok().filter(|bytes| bytes.len() == 16)?;
-    // SHA-1 is what the RFC says; it protects nothing here, it only shows that the server read the request.
-    let mut context = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
-    context.update(key);
-    context.update(GUID);
-    HeaderValue::from_str(&engine.encode(context.finish())).ok()
 }
 
 /// The answer that ends the handshake. No extension and no subprotocol is ever negotiated.
