@@ -136,8 +136,9 @@ fn insert<T: Serialize>(tx: &Tx<'_>, node_id: DeviceId, queue: &str, item: &Item
 }
 
 fn delete(tx: &Tx<'_>, node_id: DeviceId, id: &str) -> rusqlite::Result<bool> {
-    let deleted =
-        tx.prepare_cached("DELETE FROM node_item WHERE device_id = ?1 AND id = ?2")?.execute((node_id.as_bytes(), id))?;
+    let deleted = tx
+        .prepare_cached("DELETE FROM node_item WHERE device_id = ?1 AND id = ?2")?
+        .execute((node_id.as_bytes(), id))?;
     Ok(deleted > 0)
 }
 
@@ -210,7 +211,9 @@ impl Nodes {
                     has_more = true;
                 }
             }
-            Ok(Change::of(json!({"nodeId": node_id.to_string(), "revision": revised, "items": given, "hasMore": has_more})))
+            Ok(Change::of(
+                json!({"nodeId": node_id.to_string(), "revision": revised, "items": given, "hasMore": has_more}),
+            ))
         };
         self.0.store.write(op).await
     }
