@@ -367,7 +367,8 @@ impl Nodes {
     fn describe(&self, node_id: DeviceId, pairing: bool, now: UnixMs) -> Option<Vec<u8>> {
         let inner = &*self.0;
         let active = inner.active_node();
-        let row = inner.known().row(node_id, &inner.live).or_else(|| {
+        let row = inner.known().row(node_id, &inner.live);
+        let row = row.or_else(|| {
             let (id, record) = inner.strangers().into_iter().find(|(id, _)| *id == node_id)?;
             Some(Arc::new(known::encode(id, &record, None)))
         })?;
