@@ -15,7 +15,6 @@ use super::record::{Facts, Record, SeenReason};
 use super::surface::Surface;
 use crate::auth::DeviceId;
 use crate::clock::UnixMs;
-use crate::devices::record::{LastSeen, PairedDevice};
 
 /// The index.
 #[derive(Debug, Default)]
@@ -215,23 +214,8 @@ pub(super) fn display_name<'a>(record: &'a Record, session: Option<&'a Session>)
     record.name.as_deref().or(own)
 }
 
-/// The row of a device that is paired as a node and has never connected since.
-pub(super) fn stranger(device: &PairedDevice, seen: LastSeen) -> Row {
-    let PairedDevice { id, claims, label, .. } = device;
-    let facts = Facts {
-        client_id: claims.client_id.clone(),
-        client_mode: claims.client_mode.clone(),
-        display_name: claims.display_name.clone(),
-        platform: claims.platform.clone(),
-        device_family: claims.device_family.clone(),
-        remote_ip: seen.remote_ip.map(|ip| ip.to_string().into()),
-        ..Facts::default()
-    };
-    let seen = seen.at.map(|at| (at, SeenReason::Connect));
-    encode(*id, &Record { name: label.clone(), facts, seen, ..Record::default() }, None)
-}
-
-fn encode(id: DeviceId, record: &Record, session: Option<&Session>) -> Row {
+/// Encodes the row of a node.
+pub(super) fn encode(id: DeviceId, record: &Record, session: Option<&Session>) -> Row {
     let live_facts = session.map(|session| Facts::of(&session.connection));
     let facts = live_facts.as_ref().unwrap_or(&record.facts);
     let effective = session.map(|session| session.effective.load_full());

@@ -42,7 +42,6 @@ pub use record::SCHEMA;
 use crate::auth::DeviceId;
 use crate::clock::UnixMs;
 use crate::devices::Devices;
-use crate::devices::record::PairedDevice;
 use crate::hub::{Connection, Hub};
 use crate::id::ConnId;
 use crate::rpc::catalog::Event;
@@ -57,6 +56,7 @@ use known::Known;
 use live::{Joined, Live, Session};
 use policy::CommandPolicy;
 use publications::{Activity, Skill};
+use record::{Facts, Record, SeenReason};
 use repeats::Repeats;
 use surface::Surface;
 
@@ -339,12 +339,12 @@ impl Nodes {
     fn list(&self, pairing: bool, now: UnixMs) -> Vec<u8> {
         let inner = &*self.0;
         let active = inner.active_node();
+        let strangers = inner.strangers();
         let rows = {
-            let paired = inner.devices.all();
             let mut known = inner.known();
             let mut rows = known.rows(&inner.live);
-            let strangers = paired.iter().filter(|(device, _)| is_node(device) && known.get(device.id).is_none());
-            rows.extend(strangers.map(|(device, seen)| Arc::new(known::stranger(device, *seen))));
+            let strangers = strangers.iter().filter(|(id, _)| known.get(*id).is_none());
+            rows.extend(strangers.map(|(id, record)| Arc::new(known::encode(*id, record, None))));
             rows
         };
         let mut out = Vec::with_capacity(64 + rows.iter().map(|row| row.bytes()).sum::<usize>());
@@ -367,9 +367,10 @@ impl Nodes {
     fn describe(&self, node_id: DeviceId, pairing: bool, now: UnixMs) -> Option<Vec<u8>> {
         let inner = &*self.0;
         let active = inner.active_node();
-        let row = inner.known().row(node_id, &inner.live).or_else(|| {
-            let device = inner.devices.facts(node_id).filter(|device| is_node(device))?;
-            Some(Arc::new(known::stranger(&device, inner.devices.last_seen(node_id).unwrap_or_default())))
+        let row = inner.known().row(node_id, &inner.live);
+        let row = row.or_else(|| {
+            let (id, record) = inner.strangers().into_iter().find(|(id, _)| *id == node_id)?;
+            Some(Arc::new(known::encode(id, &record, None)))
         })?;
         let mut out = format!(r#"{{"ts":{},"#, now.0).into_bytes();
         let start = out.len();
@@ -396,11 +397,6 @@ impl Nodes {
     }
 }
 
-/// Whether a device is paired as a node.
-fn is_node(device: &PairedDevice) -> bool {
-    device.standing_approvals().any(|approval| approval.role == Role::Node)
-}
-
 /// Lets a write go on behind the back of whoever caused it; a failure is logged.
 fn note<T>(node_id: DeviceId, writing: impl Future<Output = Result<T, StoreError>> + Send + 'static) {
     crate::task::spawn("nodes.note", async move {
@@ -420,6 +416,35 @@ impl Inner {
     fn known(&self) -> MutexGuard<'_, Known> {
         // Whole after every statement, so that a poisoned lock still holds the truth.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Devices that are paired as nodes and have not connected since, and all that is known of them.
+    fn strangers(&self) -> Vec<(DeviceId, Record)> {
+        let paired = self.devices.all();
+        let strangers: Vec<_> = {
+            let known = self.known();
+            let is_stranger = |id| known.get(id).is_none();
+            paired
+                .iter()
+                .filter(|(device, _)| is_stranger(device.id))
+                .filter(|(device, _)| device.standing_approvals().any(|approval| approval.role == Role::Node))
+                .collect()
+        };
+        let record = strangers.into_iter().map(|(device, seen)| {
+            let claims = &device.claims;
+            let facts = Facts {
+                client_id: claims.client_id.clone(),
+                client_mode: claims.client_mode.clone(),
+                display_name: claims.display_name.clone(),
+                platform: claims.platform.clone(),
+                device_family: claims.device_family.clone(),
+                remote_ip: seen.remote_ip.map(|ip| ip.to_string().into()),
+                ..Facts::default()
+            };
+            let seen = seen.at.map(|at| (at, SeenReason::Connect));
+            (device.id, Record { name: device.label.clone(), facts, seen, ..Record::default() })
+        });
+        record.collect()
     }
 
     fn is_approved(&self, node_id: DeviceId) -> bool {
@@ -447,7 +472,9 @@ impl Inner {
 
     /// Why a node that is not connected can't be called.
     fn not_connected(&self, node_id: Option<DeviceId>) -> RpcError {
-        let is_paired = node_id.and_then(|id| self.devices.facts(id)).is_some_and(|device| is_node(&device));
+        let is_paired = node_id
+            .and_then(|id| self.devices.facts(id))
+            .is_some_and(|device| device.standing_approvals().any(|approval| approval.role == Role::Node));
         let message = match is_paired {
             true => "node not connected",
             false => "node not connected: no node of this id is paired; see node.list",

@@ -797,8 +797,8 @@ async fn a_request_is_announced_listed_and_decided() {
     assert_eq!(approved["node"]["commands"], json!(["system.which", "test.echo"]));
     let resolved = json!({"requestId": announced["requestId"], "nodeId": id(1).to_string(), "decision": "approved",
         "ts": NOW});
-    assert_eq!(events(&watcher, "node.pair.resolved"), std::slice::from_ref(&resolved));
-    assert_eq!(events(&node, "node.pair.resolved"), [resolved]);
+    let heard = [&watcher, &node].map(|connection| events(connection, "node.pair.resolved"));
+    assert_eq!(heard, [[resolved.clone()], [resolved]]);
     let described = world.describe(1).await;
     assert_eq!(described["approvalState"], "approved");
     assert_eq!(described["commands"], json!(["system.which", "test.echo"]));
