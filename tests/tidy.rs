@@ -48,8 +48,7 @@ static LAYERS: [Layer; 6] = [
         Room("conn", "ws task hub hub::outbox rpc::dispatch conn::connect conn::machine"),
         Room("http", "ws task"),
     ]},
-    // A domain sees another through its handle, which is what its root module shows. Who may approve devices may
-    // approve nodes: that rule is shared.
+    // A domain sees another through its handle, the records that the handle gives out, and the rule of who may approve.
     Layer { name: "4 domains", pure: false, rooms: &[
         Room("system", "store task hub rpc::dispatch"),
         Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing"),
