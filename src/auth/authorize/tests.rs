@@ -370,6 +370,15 @@ fn more_than_approved_comes_without_asking_only_to_who_holds_the_secret_here() {
 }
 
 #[test]
+fn a_node_that_calls_itself_a_helper_of_the_gateway_is_approved_like_any_other() {
+    let client = Client { id: "gateway-client", mode: "backend", platform: "linux", device_family: "Linux" };
+    let mut scene = Scene { peer: "127.0.0.1", headers: vec![], client, ..node() };
+    assert_eq!(scene.pairing().reason, PairingReason::NotPaired);
+    scene.policy.mode = AuthMode::None;
+    assert_eq!(scene.pairing().reason, PairingReason::NotPaired);
+}
+
+#[test]
 fn a_known_device_in_another_role_is_never_approved_silently() {
     let mut scene = Scene { peer: "127.0.0.1", headers: vec![], paired: Some(paired(1, &[], None)), ..node() };
     let needed = scene.pairing();
