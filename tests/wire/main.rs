@@ -8,6 +8,7 @@ mod support;
 
 mod devices;
 mod handshake;
+mod log;
 mod nodes;
 mod requests;
 mod roles;

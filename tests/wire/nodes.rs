@@ -79,7 +79,7 @@ fn an_operator_reaches_a_node_once_it_is_approved() {
     let mut node = Node::connect(&gateway, 1);
     let id = node.id();
     let asked = operator.event("node.pair.requested");
-    assert_eq!((&asked["nodeId"], &asked["commands"]), (&json!(id), &json!(["system.which", "system.notify"])));
+    assert_eq!((&asked["nodeId"], &asked["commands"]), (&json!(id), &json!(["system.notify", "system.which"])));
     let row = listed(&mut operator, &id).unwrap();
     assert_eq!(row["approvalState"], "pending-approval");
     assert_eq!((&row["connected"], &row["commands"]), (&json!(true), &json!([])));

@@ -7,8 +7,8 @@ use clawgate::ws::message::Opcode;
 use serde_json::{Value, json};
 
 use crate::support::PATIENCE;
-use crate::support::client::{Client, Incoming, fragment, frame, operator_with};
-use crate::support::gateway::Gateway;
+use crate::support::client::{Client, Incoming, fragment, frame, operator, operator_with};
+use crate::support::gateway::{Gateway, Setup};
 
 fn with_scopes(gateway: &Gateway, scopes: &[&str]) -> Client {
     let mut client = gateway.client();
@@ -86,7 +86,7 @@ fn invalid_parameters_are_named_by_their_path() {
 fn every_method_for_operators_answers() {
     let gateway = Gateway::start();
     let mut client = gateway.client();
-    let hello = client.connect(&crate::support::client::operator()).unwrap();
+    let hello = client.connect(&operator()).unwrap();
     let methods = hello["features"]["methods"].as_array().unwrap();
     assert!(methods.len() > 15, "{methods:?}");
     for method in methods {
@@ -95,6 +95,28 @@ fn every_method_for_operators_answers() {
             assert!(error["code"].is_string() && error["message"].is_string(), "{method}: {error}");
         }
     }
+}
+
+#[test]
+fn no_answer_shows_a_secret() {
+    let secret = "a-secret-of-the-configuration";
+    let config = json!({
+        "gateway": {"auth": {"mode": "token", "token": secret}, "remote": {"token": secret, "password": secret}},
+        "channels": {"telegram": {"botToken": secret}},
+    });
+    let gateway = Setup::new().no_token().config(&config).start();
+    let mut client = gateway.client();
+    let mut params = operator();
+    params["auth"]["token"] = json!(secret);
+    let hello = client.connect(&params).unwrap();
+    let methods = hello["features"]["methods"].as_array().unwrap();
+    for method in methods {
+        let answer = client.call(method.as_str().unwrap(), &json!({}));
+        let shown = answer.map_or_else(|error| error.to_string(), |payload| payload.to_string());
+        assert!(!shown.contains(secret), "{method}: {shown}");
+    }
+    assert!(!hello.to_string().contains(secret) && !gateway.stdout.text().contains(secret));
+    assert!(!gateway.stderr.text().contains(secret));
 }
 
 #[test]

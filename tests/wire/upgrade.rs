@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -79,13 +80,27 @@ fn bytes_that_are_no_http_are_answered_400() {
 fn a_head_that_does_not_come_is_not_waited_for() {
     let gateway = Gateway::start();
     let mut stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(15))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut stream, &mut rest).unwrap();
     let seconds = begun.elapsed().as_secs_f32();
     assert!((9.0..12.0).contains(&seconds), "{seconds}");
+}
+
+#[test]
+#[ignore = "takes the ten seconds that a head may take"]
+fn an_idle_connection_is_not_kept_for_ever() {
+    let gateway = Gateway::start();
+    let mut idle = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+    idle.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut silent = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    for stream in [&mut idle, &mut silent] {
+        std::io::Read::read_to_end(stream, &mut Vec::new()).unwrap();
+    }
 }
 
 #[test]
