@@ -165,7 +165,10 @@ fn page_for(request: &Request<Incoming>, readiness: Readiness, uptime_ms: u64) -
         return Err(reject::METHOD_NOT_ALLOWED);
     }
     match request.uri().path() {
-        "/" => Ok(page::front(readiness)),
+        "/" => {
+            let host = request.headers().get(hyper::header::HOST).and_then(|host| host.to_str().ok());
+            Ok(page::front(readiness, host.unwrap_or("127.0.0.1:18789")))
+        }
         "/healthz" => Ok(page::live()),
         "/readyz" => Ok(page::ready(readiness)),
         "/startupz" => Ok(page::started(readiness, uptime_ms)),

@@ -8,14 +8,24 @@ use hyper::Response;
 
 use super::{Answer, Readiness};
 
-/// `GET /`: that it runs, and how to connect. Says nothing a stranger may not know.
-pub fn front(readiness: Readiness) -> Answer {
+/// `GET /`: that it runs, and how to connect. Says nothing a stranger may not know. `host` is the request's own
+/// `Host`, of which [`super::upgrade::one_host`] has left nothing that could be markup.
+pub fn front(readiness: Readiness, host: &str) -> Answer {
     let state = match readiness {
         Readiness::Starting => "is starting",
         Readiness::Ready => "is running",
         Readiness::Draining => "is stopping",
     };
-    let body = include_str!("front.html").replace("{{state}}", state).replace("{{version}}", env!("CARGO_PKG_VERSION"));
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (name, port),
+        _ => (host, "80"),
+    };
+    let body = include_str!("front.html")
+        .replace("{{state}}", state)
+        .replace("{{version}}", env!("CARGO_PKG_VERSION"))
+        .replace("{{host}}", host)
+        .replace("{{name}}", name)
+        .replace("{{port}}", port);
     answer(StatusCode::OK, "text/html; charset=utf-8", body)
 }
 

@@ -423,10 +423,10 @@ impl Service for Admission {
             }
             None => {
                 self.preauth.fetch_sub(1, Ordering::Relaxed);
-                let peer = socket.map(|socket| socket.peer);
+                let peer = socket.map(|socket| socket.peer.to_string()).unwrap_or_default();
                 match end.by {
-                    EndedBy::Gateway => tracing::info!(?peer, code = end.code, reason, "client refused"),
-                    EndedBy::Client | EndedBy::Transport => tracing::debug!(?peer, reason, "left before connecting"),
+                    EndedBy::Gateway => tracing::info!(peer, code = end.code, reason, "client refused"),
+                    EndedBy::Client | EndedBy::Transport => tracing::debug!(peer, reason, "left before connecting"),
                 }
             }
         }
