@@ -362,7 +362,14 @@ async fn pending(context: &Context, flags: &GatewayFlags) -> Result<(), CliError
         return output.line("No node waits for approval.");
     }
     output.table(&pending_table(&list.pending, UnixMs::now()))?;
-    output.line("Approve one with: clawgate nodes approve REQUEST")
+    // Approving gives all of it: who decides has to see what it is.
+    for request in &list.pending {
+        let name = request.display_name.clone().unwrap_or_else(|| short(&request.node_id));
+        let commands = if request.commands.is_empty() { "no command".to_owned() } else { request.commands.join(", ") };
+        output.line(&format!("{name} asks for: {commands}"))?;
+        output.line(&format!("  clawgate nodes approve {}", request.request_id))?;
+    }
+    Ok(())
 }
 
 async fn list(context: &Context, args: &ListArgs) -> Result<(), CliError> {

@@ -3,6 +3,8 @@
 //! One file a topic, in the order of a connection's life. What a decision is belongs to the unit tests beside the
 //! rule; here is what a peer sees of it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
