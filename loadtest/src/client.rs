@@ -18,6 +18,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::interrupt;
 use crate::wire::{self, Credentials, Template, Who, string_value};
 
 /// Nanoseconds since the engine was made.
@@ -297,7 +298,11 @@ impl Engine {
     }
 
     /// Waits up to `wait` for something to happen, and tells `load` everything that did.
+    ///
+    /// # Errors
+    /// The system cannot wait, or somebody wants this program to end.
     pub fn turn<L: Load>(&mut self, load: &mut L, wait: Duration) -> io::Result<()> {
+        interrupt::check()?;
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
