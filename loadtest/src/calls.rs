@@ -206,10 +206,10 @@ impl Calling {
 
     /// The connections of the side that is loaded. A contest of two ways to load one gateway has no floor: both of
     /// its sides are the operators.
-    fn callers(&mut self) -> &mut Vec<Key> {
+    fn callers(&self) -> &[Key] {
         match self.side {
-            Side::Floor if !self.floors.is_empty() => &mut self.floors,
-            Side::Gateway | Side::Floor => &mut self.operators,
+            Side::Floor if !self.floors.is_empty() => &self.floors,
+            Side::Gateway | Side::Floor => &self.operators,
         }
     }
 
@@ -326,7 +326,7 @@ impl Contest for Calling {
         let start = engine.now();
         match self.how {
             Loop::Closed(depth) => {
-                for key in self.callers().clone() {
+                for key in self.callers().to_vec() {
                     engine.with(key, self, start, |load, link| {
                         for _ in 0..depth {
                             load.call(link, link.now);
@@ -344,21 +344,20 @@ impl Contest for Calling {
 
     fn keep_up(&mut self, engine: &mut Engine, now: Nanos) -> Option<Nanos> {
         let mut pace = self.pace.filter(|_| self.issuing)?;
-        let callers = std::mem::take(self.callers());
-        while pace.due() <= now && !callers.is_empty() {
+        while pace.due() <= now && !self.callers().is_empty() {
             let due = pace.due();
             pace.issued += 1;
-            pace.turn = (pace.turn + 1) % callers.len();
+            pace.turn = (pace.turn + 1) % self.callers().len();
+            let key = self.callers()[pace.turn];
             // Behind those that wait already, nobody is early.
-            let called = self.late.is_empty()
-                && engine.with(callers[pace.turn], self, now, |load, link| load.call(link, due)) == Some(true);
+            let called =
+                self.late.is_empty() && engine.with(key, self, now, |load, link| load.call(link, due)) == Some(true);
             if !called && self.late.len() < MAX_LATE {
                 self.late.push_back(due);
             } else if !called {
                 self.tallies[self.side as usize].fail(|| "too many calls wait to be made".to_owned());
             }
         }
-        *self.callers() = callers;
         self.pace = Some(pace);
         Some(pace.due())
     }

@@ -18,6 +18,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::interrupt;
 use crate::wire::{self, Credentials, Template, Who, string_value};
 
 /// Nanoseconds since the engine was made.
@@ -38,8 +39,15 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 pub enum Wire {
     /// A gateway, entered as the one who is given.
     Gateway(Rc<Gateway>, Rc<Who>),
-    /// A floor server, whose answers have this many bytes each.
-    Floor(SocketAddr, usize),
+    /// A floor server.
+    Floor {
+        /// Its address.
+        address: SocketAddr,
+        /// Bytes with which it greets; without any, a connection is open as soon as TCP says so.
+        greeting_bytes: usize,
+        /// Bytes of each of its answers.
+        answer_bytes: usize,
+    },
 }
 
 /// Where a gateway is and what lets one in.
@@ -163,8 +171,10 @@ enum Stage {
     Connecting(Rc<Gateway>, Rc<Who>),
     /// Let in.
     Open,
+    /// A floor that has so many bytes of greeting to send yet.
+    Greeting { missing: usize, answer_bytes: usize },
     /// A floor; `carried` bytes of the answer under way have come.
-    Floor { open: bool, answer_bytes: usize, carried: usize },
+    Floor { answer_bytes: usize, carried: usize },
     /// Goodbye was said.
     Leaving,
 }
@@ -249,8 +259,8 @@ impl Engine {
             Wire::Gateway(gateway, who) => {
                 (gateway.address, Stage::Upgrading(Rc::clone(gateway), Rc::clone(who), Vec::new()))
             }
-            Wire::Floor(address, answer_bytes) => {
-                (*address, Stage::Floor { open: false, answer_bytes: *answer_bytes, carried: 0 })
+            Wire::Floor { address, greeting_bytes, answer_bytes } => {
+                (*address, Stage::Greeting { missing: *greeting_bytes, answer_bytes: *answer_bytes })
             }
         };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -288,7 +298,11 @@ impl Engine {
     }
 
     /// Waits up to `wait` for something to happen, and tells `load` everything that did.
+    ///
+    /// # Errors
+    /// The system cannot wait, or somebody wants this program to end.
     pub fn turn<L: Load>(&mut self, load: &mut L, wait: Duration) -> io::Result<()> {
+        interrupt::check()?;
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
@@ -367,17 +381,11 @@ impl Engine {
                 head.reserve(512);
                 self.output.extend_from_slice(wire::upgrade(&gateway.host).as_bytes());
             }
-            Stage::Floor { open, .. } if !*open => {
+            Stage::Greeting { missing: 0, .. } => {
                 if let Ok(Some(error)) = connection.stream.take_error() {
                     return self.end(key, End::Lost(error.to_string()), load);
                 }
-                *open = true;
-                let now = since(self.start);
-                let mut wants = Wants::default();
-                let (begun, mask) = (connection.begun, connection.mask);
-                let output = &mut self.output;
-                load.opened(&mut Link { key, now, begun, output, mask, wants: &mut wants }, "");
-                connection.grant(&wants, &mut self.output);
+                connection.greeted(key, since(self.start), &mut self.output, load);
             }
             _ if connection.unsent.is_empty() => return,
             _ => {}
@@ -419,6 +427,16 @@ impl Engine {
 }
 
 impl Connection {
+    /// The floor is there.
+    fn greeted<L: Load>(&mut self, key: Key, now: Nanos, output: &mut Vec<u8>, load: &mut L) {
+        if let Stage::Greeting { answer_bytes, .. } = self.stage {
+            self.stage = Stage::Floor { answer_bytes, carried: 0 };
+            let mut wants = Wants::default();
+            load.opened(&mut Link { key, now, begun: self.begun, output, mask: self.mask, wants: &mut wants }, "");
+            self.grant(&wants, output);
+        }
+    }
+
     /// Takes received bytes apart.
     fn take<L: Load>(
         &mut self,
@@ -428,8 +446,17 @@ impl Connection {
         output: &mut Vec<u8>,
         load: &mut L,
     ) -> Result<(), End> {
+        if let Stage::Greeting { missing, .. } = &mut self.stage {
+            let taken = (*missing).min(input.len());
+            *missing -= taken;
+            input = &mut input[taken..];
+            if *missing > 0 {
+                return Ok(());
+            }
+            self.greeted(key, now, output, load);
+        }
         let (begun, mask) = (self.begun, self.mask);
-        if let Stage::Floor { answer_bytes, carried, .. } = &mut self.stage {
+        if let Stage::Floor { answer_bytes, carried } = &mut self.stage {
             let bytes = *carried + input.len();
             *carried = bytes % *answer_bytes;
             let count = bytes / *answer_bytes;

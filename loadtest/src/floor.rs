@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cores::Cores;
 use crate::procfs::Process;
@@ -19,22 +20,26 @@ use crate::procfs::Process;
 /// What a floor server does.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Kind {
-    /// Answers: after so many bytes come, so many bytes go. The last step repeats.
+    /// Answers: after so many bytes come, so many bytes go. The last step repeats. A first step of no bytes greets.
     Exchange {
         /// The steps of a connection, `REQUEST_BYTES:ANSWER_BYTES`.
         #[arg(required = true, value_parser = parse_step)]
         steps: Vec<(usize, usize)>,
     },
-    /// Sends: a byte from any connection makes one message go to every other one.
+    /// Sends: a byte from any connection makes one message go to every other one. Greets with [`GREETING_BYTES`].
     Send {
         /// Bytes of the message.
         message_bytes: usize,
     },
 }
 
+/// Bytes that go to a new connection: without them, one that still waits to be accepted would look open to its
+/// client.
+pub const GREETING_BYTES: usize = 1;
+
 fn parse_step(text: &str) -> Result<(usize, usize), String> {
     let step = text.split_once(':').and_then(|(request, answer)| Some((request.parse().ok()?, answer.parse().ok()?)));
-    step.filter(|(request, _)| *request > 0).ok_or_else(|| "expected REQUEST_BYTES:ANSWER_BYTES".to_owned())
+    step.ok_or_else(|| "expected REQUEST_BYTES:ANSWER_BYTES".to_owned())
 }
 
 impl Kind {
@@ -85,6 +90,8 @@ impl Drop for Floor {
 }
 
 const LISTENER: Token = Token(usize::MAX);
+/// Connections that may wait to be accepted, as far as the system lets them.
+const BACKLOG: i32 = 4096;
 /// Bytes read or written at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -105,7 +112,11 @@ pub fn serve(kind: &Kind) -> io::Result<()> {
     let parent = rustix::process::getppid();
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     clawgate::net::descriptors::raise();
-    let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    let mut listener = TcpListener::from_std(socket.into());
     writeln!(io::stdout().lock(), "{}", listener.local_addr()?.port())?;
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -124,7 +135,10 @@ pub fn serve(kind: &Kind) -> io::Result<()> {
         }
         for event in &events {
             if event.token() == LISTENER {
-                accept(&listener, &poll, &mut connections, &mut free)?;
+                accept(&listener, &poll, &mut connections, &mut free, |connection| match kind {
+                    Kind::Exchange { steps } => connection.answer(0, steps, &output),
+                    Kind::Send { .. } => connection.write(GREETING_BYTES, &output),
+                })?;
                 continue;
             }
             let key = event.token().0;
@@ -159,6 +173,7 @@ fn accept(
     poll: &Poll,
     connections: &mut Vec<Option<Connection>>,
     free: &mut Vec<usize>,
+    greet: impl Fn(&mut Connection) -> io::Result<()>,
 ) -> io::Result<()> {
     loop {
         let mut stream = match listener.accept() {
@@ -172,7 +187,10 @@ fn accept(
             connections.len() - 1
         });
         poll.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
-        connections[key] = Some(Connection { stream, step: 0, carried: 0, owed: 0 });
+        let mut connection = Connection { stream, step: 0, carried: 0, owed: 0 };
+        // Who is gone already says so itself.
+        let _ = greet(&mut connection);
+        connections[key] = Some(connection);
     }
 }
 
@@ -200,8 +218,10 @@ impl Connection {
     fn answer(&mut self, bytes: usize, steps: &[(usize, usize)], output: &[u8]) -> io::Result<()> {
         self.carried += bytes;
         let mut owed = 0;
-        while let Some((request, answer)) = steps.get(self.step.min(steps.len() - 1))
+        let last = steps.len() - 1;
+        while let Some((request, answer)) = steps.get(self.step.min(last))
             && self.carried >= *request
+            && (*request > 0 || self.step < last)
         {
             self.carried -= request;
             self.step += 1;

@@ -13,6 +13,7 @@ mod control;
 mod cores;
 mod floor;
 mod identity;
+mod interrupt;
 mod procfs;
 mod progress;
 mod report;
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    if !matches!(arguments.command, Command::Floor(_)) {
+        interrupt::listen()?;
+    }
     match arguments.command {
         Command::Rpc(it) => scenario::rpc::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Invoke(it) => scenario::invoke::run(&it.scenario, &it.run)?.publish(&it.run),

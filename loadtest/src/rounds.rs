@@ -102,8 +102,9 @@ fn piece(
     run(engine, load, start, |_, _| Ok(()))?;
 
     let usage = || process.map(Process::usage).transpose();
+    let myself = Process::new(std::process::id());
     let start = engine.now();
-    let before = (usage()?, load.tally(side).operations, engine.traffic);
+    let before = (usage()?, load.tally(side).operations, engine.traffic, myself.usage()?);
     let end = start + nanos(plan.duration) / u64::from(plan.rounds);
     load.count(start..end);
     let mut follower = Follower::begin(process, start, before.1)?;
@@ -113,11 +114,12 @@ fn piece(
         progress.show(&moment, load.tally(side));
         Ok(())
     })?;
-    let after = (usage()?, load.tally(side).operations, engine.traffic);
+    let after = (usage()?, load.tally(side).operations, engine.traffic, myself.usage()?);
     measured.pieces.push(Piece {
         seconds: (engine.now() - start) as f64 / 1e9,
         operations: after.1 - before.1,
         usage: after.0.zip(before.0).map(|(after, before)| after.since(before)),
+        load_cpu: after.3.since(before.3).cpu,
     });
     measured.bytes_per_operation +=
         (after.2.sent_bytes - before.2.sent_bytes) as f64 + (after.2.received_bytes - before.2.received_bytes) as f64;

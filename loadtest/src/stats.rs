@@ -98,6 +98,8 @@ pub struct Piece {
     pub operations: u64,
     /// What the server used in it; nothing where its process is not known.
     pub usage: Option<Usage>,
+    /// CPU time of this program in it.
+    pub load_cpu: Duration,
 }
 
 /// A moment of the run.
@@ -143,6 +145,11 @@ impl Measured {
             sum += piece.usage?;
             Some(sum)
         })
+    }
+
+    /// Cores that this program kept busy.
+    pub fn load_busy(&self) -> f64 {
+        self.pieces.iter().map(|piece| piece.load_cpu.as_secs_f64()).sum::<f64>() / self.seconds()
     }
 
     /// The most bytes that were resident.

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::args::Run;
 use crate::client::Gateway;
 use crate::cores::Cores;
+use crate::interrupt;
 use crate::procfs::Process;
 use crate::wire::Credentials;
 
@@ -136,6 +137,7 @@ impl Spawned {
                 START_TIMEOUT.as_secs(),
                 self.last_words()
             );
+            interrupt::check()?;
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -235,6 +235,7 @@ impl Report {
                 Neither,
                 both(&|it| Some(it.usage()?.cpu.as_secs_f64() / it.seconds())),
             ),
+            Figure::new("load-busy", "load CPU, cores busy", Unit::Share, Neither, both(&|it| Some(it.load_busy()))),
             Figure::new(
                 "wakeups",
                 &format!("server wake-ups, each of {operation}"),

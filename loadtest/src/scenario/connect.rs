@@ -85,7 +85,10 @@ impl Storm {
     fn fill(&mut self, engine: &mut Engine, concurrency: usize) -> Result<()> {
         while self.under_way.len() < concurrency {
             let (wire, visit) = match (self.side, self.floor) {
-                (Side::Floor, Some(address)) => (Wire::Floor(address, self.sizes.challenge), Visit::Floor(0)),
+                (Side::Floor, Some(address)) => {
+                    let answer_bytes = self.sizes.challenge;
+                    (Wire::Floor { address, greeting_bytes: 0, answer_bytes }, Visit::Floor(0))
+                }
                 _ => {
                     let Some(who) = self.next()? else { break };
                     (Wire::Gateway(Rc::clone(&self.target), Rc::clone(&who)), Visit::Gateway(who))

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{engine, open_all, operators, plan};
+use super::{engine, floor_wire, open_all, operators, plan};
 use crate::args::{Fanout, Run, Trigger};
-use crate::client::{End, Engine, Key, Link, Load, Nanos, Wire};
+use crate::client::{End, Engine, Key, Link, Load, Nanos};
 use crate::control::Control;
 use crate::floor::{Floor, Kind};
 use crate::progress::Progress;
@@ -236,7 +236,7 @@ pub fn run(options: &Fanout, run: &Run) -> Result<Report> {
     let message_bytes = received_frame_bytes(load.delivery_bytes);
     let floor = (!run.no_floor).then(|| Floor::start(&Kind::Send { message_bytes }, &target.cores)).transpose()?;
     if let Some(floor) = &floor {
-        let wires = vec![Wire::Floor(floor.address, message_bytes); count as usize + 1];
+        let wires = vec![floor_wire(floor, message_bytes); count as usize + 1];
         open_all(&mut engine, &mut load, run, &wires, &mut progress, |_, _, _| {})?;
     }
     let (gateway, beside) = contest(&mut engine, &mut load, &plan(run, &target, floor.as_ref()), &mut progress)?;

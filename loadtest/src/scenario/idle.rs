@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::nodes::SEED;
-use super::{STALL, engine, open_all, operators};
+use super::{STALL, engine, floor_wire, open_all, operators};
 use crate::args::{Idle, Run};
 use crate::client::{End, Engine, Key, Link, Load, Nanos, Wire};
 use crate::control::Control;
-use crate::floor::{Floor, Kind};
+use crate::floor::{Floor, GREETING_BYTES, Kind};
 use crate::identity::Identity;
 use crate::procfs::{Process, Usage};
 use crate::progress::Progress;
@@ -179,8 +179,8 @@ pub fn run(options: &Idle, run: &Run) -> Result<Report> {
     let beside = match run.no_floor {
         true => None,
         false => {
-            let floor = Floor::start(&Kind::Exchange { steps: vec![(1, 1)] }, &target.cores)?;
-            let wires = vec![Wire::Floor(floor.address, 1); count as usize];
+            let floor = Floor::start(&Kind::Exchange { steps: vec![(0, GREETING_BYTES), (1, 1)] }, &target.cores)?;
+            let wires = vec![floor_wire(&floor, 1); count as usize];
             let short = Run { duration: run.duration.min(STALL / 10), ..run.clone() };
             let mut crowd = engine(run, count as usize)?;
             let settle = options.settle.min(Duration::from_secs(1));

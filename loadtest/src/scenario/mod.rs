@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::args::{Calls, Run};
 use crate::calls::{Calling, Loop};
 use crate::client::{CONNECTIONS_PER_SOURCE, Engine, Key, Wire};
-use crate::floor::{Floor, Kind};
+use crate::floor::{Floor, GREETING_BYTES, Kind};
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::rounds::{Contest, Contestant, Plan, contest, nanos};
@@ -146,10 +146,10 @@ fn calls_beside_floor(
     // With everybody connected, an answer is as long as it is going to be.
     let answer_bytes = probe(engine, load)?;
     let request_bytes = load.request_bytes();
-    let steps = vec![(request_bytes, answer_bytes)];
+    let steps = vec![(0, GREETING_BYTES), (request_bytes, answer_bytes)];
     let floor = (!run.no_floor).then(|| Floor::start(&Kind::Exchange { steps }, &target.cores)).transpose()?;
     if let Some(floor) = &floor {
-        let wires = vec![Wire::Floor(floor.address, answer_bytes); calls.connections as usize];
+        let wires = vec![floor_wire(floor, answer_bytes); calls.connections as usize];
         open_all(engine, load, run, &wires, &mut progress, |load, _, key| load.add_floor(key))?;
     }
     let (gateway, beside) = contest(engine, load, &plan(run, target, floor.as_ref()), &mut progress)?;
@@ -163,6 +163,11 @@ fn calls_beside_floor(
     report.set("bytes", format!("{request_bytes} sent, {answer_bytes} received"));
     report.add_contest("calls", &gateway, beside.as_ref());
     Ok(report)
+}
+
+/// A connection to a floor that greets.
+fn floor_wire(floor: &Floor, answer_bytes: usize) -> Wire {
+    Wire::Floor { address: floor.address, greeting_bytes: GREETING_BYTES, answer_bytes }
 }
 
 /// The gateway against a floor, if there is one.

@@ -1,7 +1,8 @@
 //! `slow`: one operator stops reading while others work.
 //!
-//! In both columns somebody calls nodes for a large burst of answers, again and again; in the one he reads them, in
-//! the other he does not. What the difference does to the others is the figure; how it ends for him is the note.
+//! In both columns somebody calls a node for a large burst of answers, again and again: in the one he asks for all
+//! at once and reads none, in the other he asks as he reads. What the difference does to the others is the figure;
+//! how it ends for him is the note.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -38,8 +39,8 @@ enum Guest {
     Away(Nanos),
     /// Under way to being one.
     Coming(Key),
-    /// Waits for this many answers, since then.
-    Burst { key: Key, missing: usize, since: Nanos, reading: bool },
+    /// Waits for this many answers, since then, and has this many calls to make yet.
+    Burst { key: Key, missing: usize, calls_left: usize, since: Nanos, reading: bool },
     /// Has said goodbye.
     Leaving(Key),
 }
@@ -51,6 +52,8 @@ struct Company {
     wire: Wire,
     call: Template,
     burst: usize,
+    /// Calls that he keeps in flight who reads: what the gateway holds for one is four times as much.
+    window: usize,
     stall: Nanos,
     guest: Guest,
     /// Whether he stops reading.
@@ -79,22 +82,36 @@ impl Load for Company {
         if self.key() != Some(link.key) {
             return self.others.opened(link, hello);
         }
-        for _ in 0..self.burst {
+        let at_once = if self.stops { self.burst } else { self.burst.min(self.window) };
+        for _ in 0..at_once {
             self.calls += 1;
             link.call(&mut self.call, self.calls);
         }
         if self.stops {
             link.pause();
         }
-        self.guest = Guest::Burst { key: link.key, missing: self.burst, since: link.now, reading: !self.stops };
+        self.guest = Guest::Burst {
+            key: link.key,
+            missing: self.burst,
+            calls_left: self.burst - at_once,
+            since: link.now,
+            reading: !self.stops,
+        };
     }
 
     fn text(&mut self, link: &mut Link<'_>, text: &str) {
         if self.key() != Some(link.key) {
             return self.others.text(link, text);
         }
-        if let (Guest::Burst { missing, key, .. }, Heard::Answer { .. }) = (&mut self.guest, Heard::of(text)) {
+        if let (Guest::Burst { missing, calls_left, key, .. }, Heard::Answer { .. }) =
+            (&mut self.guest, Heard::of(text))
+        {
             *missing -= 1;
+            if *calls_left > 0 {
+                *calls_left -= 1;
+                self.calls += 1;
+                link.call(&mut self.call, self.calls);
+            }
             if *missing == 0 {
                 self.guest = Guest::Leaving(*key);
                 link.leave();
@@ -151,8 +168,8 @@ impl Contest for Company {
                     self.guest = Guest::Away(now + nanos(PAUSE));
                 }
             },
-            Guest::Burst { key, missing, since, reading: false } if now >= since + self.stall => {
-                self.guest = Guest::Burst { key, missing, since, reading: true };
+            Guest::Burst { key, since, ref mut reading, .. } if !*reading && now >= since + self.stall => {
+                *reading = true;
                 engine.resume(key, self);
             }
             Guest::Burst { key, since, reading: true, .. } if now >= since + self.stall + nanos(PATIENCE) => {
@@ -207,6 +224,7 @@ pub fn run(options: &Slow, run: &Run) -> Result<Report> {
         wire: Wire::Gateway(Rc::clone(&target.gateway), who),
         call: call.into_iter().next().context("no node")?,
         burst,
+        window: usize::try_from(held / 4 / ANSWER_BYTES as u64)?.max(1),
         stall: nanos(options.stall),
         guest: Guest::Away(0),
         stops: false,
