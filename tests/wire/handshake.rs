@@ -92,23 +92,36 @@ fn a_wrong_token_is_told_what_to_do() {
 #[test]
 fn a_page_that_guesses_is_locked_out_and_the_host_itself_is_not() {
     let gateway = Gateway::start();
-    let mut wrong = operator();
-    wrong["auth"]["token"] = json!("guess");
+    let guess = |number: u32| {
+        let mut params = operator();
+        params["auth"]["token"] = json!(format!("guess {number}"));
+        params
+    };
     let page = || Client::open_with(gateway.port, "Origin: http://localhost:5173\r\n").unwrap();
-    for guess in 0..10 {
-        // The same stale token again and again locks nobody out but itself (S-39); guesses differ.
-        wrong["auth"]["token"] = json!(format!("guess {guess}"));
-        let error = page().connect(&wrong).unwrap_err();
+    for number in 0..10 {
+        let error = page().connect(&guess(number)).unwrap_err();
         assert_eq!(error["details"]["code"], "AUTH_TOKEN_MISMATCH");
     }
     let error = page().connect(&operator()).unwrap_err();
     assert_eq!(error["details"]["code"], "AUTH_RATE_LIMITED");
     assert_eq!(error["details"]["recommendedNextStep"], "wait_then_retry");
     assert!(error["retryAfterMs"].as_u64().is_some_and(|ms| ms > 0), "{error}");
-    for _ in 0..20 {
-        gateway.client().connect(&wrong).unwrap_err();
+    for number in 0..20 {
+        gateway.client().connect(&guess(number)).unwrap_err();
     }
     gateway.operator();
+}
+
+#[test]
+fn a_page_with_a_stale_token_locks_out_that_token_alone() {
+    let gateway = Gateway::start();
+    let mut stale = operator();
+    stale["auth"]["token"] = json!("of last year");
+    let page = || Client::open_with(gateway.port, "Origin: http://localhost:5173\r\n").unwrap();
+    for _ in 0..20 {
+        page().connect(&stale).unwrap_err();
+    }
+    page().connect(&operator()).unwrap();
 }
 
 #[test]
