@@ -12,6 +12,9 @@
 //! checked once into `payload`. Nothing on the way builds a tree, waits for a lock that a slow peer could hold,
 //! or sets a timer.
 //!
+//! A caller that says `progress: true` hears of the node's progress as it comes, in `node.invoke.progress` events under
+//! its own `idempotencyKey`; the node is told when such a caller goes, or its time is up.
+//!
 //! Every failure says in `details.dispatch` how far the call came: `not_sent` (asking again is safe), `sent_unacked`
 //! (the node may have begun), `acked` (it has). Start at [`invoke`].
 

@@ -54,11 +54,11 @@ use guard::Guard;
 use invoke::Running;
 use known::Known;
 use live::{Joined, Live, Session};
-use policy::CommandPolicy;
+use policy::{CommandPolicy, Platform};
 use publications::{Activity, Skill};
 use record::{Facts, Record, SeenReason};
 use repeats::Repeats;
-use surface::Surface;
+use surface::{Pins, Surface};
 
 /// Reports of one kind that come faster than this from one node are not passed on.
 const RAPID_MS: u64 = 1000;
@@ -498,31 +498,43 @@ impl Inner {
             return error;
         }
         let shown: String = command.chars().filter(|c| !c.is_control()).take(128).collect();
-        let platform = &*session.connection.client.platform;
+        let pins = pairing::pins(&session.connection);
         let declared = &session.declared;
         let known = self.known();
         let record = known.get(session.node_id);
-        let approved = record.is_some_and(|record| {
-            record.approval.as_ref().is_some_and(|approved| approved.approval.surface.has_command(command))
-        });
-        let kind = pairing::kind(&pairing::pins(&session.connection), declared);
-        let (reason, why) = if !self.policy.load().may_offer(kind, command) {
-            ("command not allowlisted", format!("\"{shown}\" is not in the allowlist for platform \"{platform}\""))
-        } else if declared.commands.is_empty() {
+        let approved = record.and_then(|record| record.approval.as_ref());
+        let approved = approved.is_some_and(|approved| approved.approval.surface.has_command(command));
+        let offered = self.policy.load().may_offer(pairing::kind(&pins, declared), command);
+        let (reason, why) = if offered && declared.commands.is_empty() {
             ("node did not declare commands", "the node did not declare any supported commands".to_owned())
-        } else if !declared.has_command(command) {
+        } else if offered && !declared.has_command(command) {
+            let platform = &pins.platform;
             ("command not declared by node", format!("the node (platform: {platform}) does not support \"{shown}\""))
-        } else if !approved {
+        } else if offered && !approved {
             let how = match record.and_then(|record| record.request.as_ref()) {
                 Some(request) => format!("run `nodes approve {}`", request.request_id),
                 None => "reconnect the node, then see `nodes pending`".to_owned(),
             };
             ("command not approved", format!("\"{shown}\" waits for an operator's approval; {how}"))
         } else {
-            ("command not allowlisted", format!("\"{shown}\" is not in the allowlist for platform \"{platform}\""))
+            ("command not allowlisted", self.why_not_allowlisted(&pins, &shown))
         };
         RpcError::invalid(format!("node command not allowed: {why}"))
             .with_details(json!({"reason": reason, "command": shown, "dispatch": "not_sent"}))
+    }
+
+    /// Why policy does not let a command run, and what would.
+    fn why_not_allowlisted(&self, pins: &Pins, command: &str) -> String {
+        let Pins { platform, device_family } = pins;
+        if self.settings.load().deny_commands.iter().any(|denied| denied.trim() == command) {
+            return format!("\"{command}\" is denied by gateway.nodes.commands.deny");
+        }
+        match Platform::why_unknown(platform, device_family) {
+            Some(why) => format!("\"{command}\": {why}"),
+            None => format!(
+                "\"{command}\" is not in the allowlist for platform \"{platform}\"; gateway.nodes.commands.allow can add it"
+            ),
+        }
     }
 }
 

@@ -341,7 +341,7 @@ impl Nodes {
             let answer = json!({"requestId": request_id, "node": PairedRow::of(node_id, &record)});
             Ok(Change::of(answer).publish(move || {
                 inner.show_approval(node_id, record);
-                inner.resolved(&request_id, Some(node_id), Decision::Approved, now);
+                inner.resolved(&request_id, node_id, Decision::Approved, now);
             }))
         };
         self.0.store.write(op).await
@@ -365,7 +365,7 @@ impl Nodes {
             let answer = json!({"requestId": request_id, "nodeId": node_id.to_string()});
             Ok(Change::of(answer).publish(move || {
                 inner.known().show(node_id, record);
-                inner.resolved(&request_id, Some(node_id), Decision::Rejected, now);
+                inner.resolved(&request_id, node_id, Decision::Rejected, now);
             }))
         };
         self.0.store.write(op).await
@@ -380,7 +380,7 @@ impl Nodes {
         }
         match self.0.devices.remove_role(node_id, crate::rpc::scope::Role::Node, by.connection, now).await {
             Ok(()) => {
-                self.0.resolved("", Some(node_id), Decision::Removed, now);
+                self.0.resolved("", node_id, Decision::Removed, now);
                 Ok(())
             }
             Err(crate::devices::PairingError::UnknownDevice) => Err(unknown_node()),
@@ -488,7 +488,7 @@ impl Inner {
 
     fn announce(&self, node_id: DeviceId, news: News, now: UnixMs) {
         if let Some(gone) = &news.gone {
-            self.resolved(gone, Some(node_id), Decision::Rejected, now);
+            self.resolved(gone, node_id, Decision::Rejected, now);
         }
         if news.opened {
             let payload = {
@@ -503,17 +503,17 @@ impl Inner {
         }
     }
 
-    fn resolved(&self, request_id: &str, node_id: Option<DeviceId>, decision: Decision, now: UnixMs) {
+    fn resolved(&self, request_id: &str, node_id: DeviceId, decision: Decision, now: UnixMs) {
         let payload = json!({
             "requestId": request_id,
-            "nodeId": node_id.map(|id| id.to_string()),
+            "nodeId": node_id.to_string(),
             "decision": decision.as_str(),
             "ts": now,
         });
         self.hub.broadcast(Event::NODE_PAIR_RESOLVED, &payload);
         // The node waits for this to publish what it held back.
         if decision == Decision::Approved
-            && let Some(session) = node_id.and_then(|id| self.live.get(id))
+            && let Some(session) = self.live.get(node_id)
         {
             session.connection.send_event(Event::NODE_PAIR_RESOLVED, &payload);
         }
@@ -527,5 +527,71 @@ impl Inner {
             self.live.leave(&session.connection);
             self.end_calls(&session);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::DeviceKey;
+    use std::collections::HashSet;
+
+    fn surface(caps: &[&str], commands: &[&str], permissions: &[(&str, bool)]) -> Surface {
+        Surface::declared(caps.iter().copied(), commands.iter().copied(), permissions.iter().copied())
+    }
+
+    fn pins(platform: &str, device_family: &str) -> Pins {
+        Pins { platform: platform.into(), device_family: device_family.into() }
+    }
+
+    fn judged(declared: &Surface, pins: &Pins, approved: Option<&Approval>) -> (Vec<Arc<str>>, Request) {
+        let judged = judge(&CommandPolicy::default(), declared, pins, approved);
+        (judged.effective.surface.commands.to_vec(), judged.request)
+    }
+
+    #[test]
+    fn what_policy_would_never_let_it_offer_is_not_asked_for() {
+        let declared = surface(&[], &["system.run", "sms.send", "dir.list"], &[]);
+        let judged = judge(&CommandPolicy::default(), &declared, &pins("linux", "Linux"), None);
+        assert_eq!(judged.offered, surface(&[], &["system.run"], &[]));
+        assert!(judged.effective.surface.commands.is_empty());
+    }
+
+    #[test]
+    fn a_node_gains_nothing_by_saying_it_is_another_device() {
+        let phone = surface(&[], &["camera.list", "location.get"], &[]);
+        let approved = Approval { surface: phone.clone(), pins: pins("ios", "iPhone") };
+        let same = judged(&phone, &pins("iOS 18.5", "iPhone"), Some(&approved));
+        assert_eq!(same, (phone.commands.to_vec(), Request::Clear));
+        let more = surface(&[], &["camera.list", "location.get", "system.run"], &[]);
+        let (effective, request) = judged(&more, &pins("linux", "Linux"), Some(&approved));
+        assert_eq!((effective, request), (Vec::new(), Request::Open));
+        // Not even what was approved, where the kind that was approved may not do it.
+        let host = Approval { surface: surface(&[], &["system.run"], &[]), pins: pins("ios", "iPhone") };
+        let (effective, _) = judged(&host.surface, &pins("linux", "Linux"), Some(&host));
+        assert!(effective.is_empty());
+    }
+
+    #[test]
+    fn a_request_id_commits_to_everything_that_is_approved_with_it() {
+        let node = |seed| DeviceKey::from_bytes([seed; 32]).unwrap().device_id();
+        let linux = pins("linux", "Linux");
+        let base = surface(&["c"], &["a", "b"], &[("p", true)]);
+        let mut seen = HashSet::new();
+        for (node, pins, surface) in [
+            (node(2), &linux, base.clone()),
+            (node(3), &linux, base.clone()),
+            (node(2), &pins("macos", "Linux"), base.clone()),
+            (node(2), &pins("linux", ""), base),
+            (node(2), &linux, surface(&["c"], &["ab"], &[("p", true)])),
+            (node(2), &linux, surface(&["c", "a"], &["b"], &[("p", true)])),
+            (node(2), &linux, surface(&["c"], &["a", "b"], &[("p", false)])),
+            (node(2), &linux, surface(&["c"], &["a", "b"], &[])),
+        ] {
+            assert!(seen.insert(request_id(node, pins, &surface)));
+        }
+        let orders =
+            [&["a", "b"], &["b", "a"]].map(|commands| request_id(node(2), &linux, &surface(&[], commands, &[])));
+        assert_eq!(orders[0], orders[1]);
     }
 }

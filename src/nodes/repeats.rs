@@ -141,9 +141,11 @@ impl<R: Clone> Repeats<R> {
     }
 }
 
-/// Answers of fixed total size. Memory is touched only as it is used.
+/// Answers of fixed total size. Without a first answer there is no memory for them.
 #[derive(Debug)]
 struct Kept {
+    answers: usize,
+    bytes: usize,
     index: Box<[Entry]>,
     ring: Box<[u8]>,
     /// Bytes ever written; the ring holds the last of them.
@@ -166,17 +168,19 @@ const TOO_LARGE: u32 = u32::MAX;
 
 impl Kept {
     fn new(answers: usize, bytes: usize) -> Self {
-        Self { index: vec![Entry::default(); answers].into(), ring: vec![0; bytes].into(), written: 0 }
+        Self { answers, bytes, index: Box::default(), ring: Box::default(), written: 0 }
     }
 
-    fn places(&mut self, key: RepeatKey) -> &mut [Entry] {
-        let sets = self.index.len() / WAYS;
+    /// Where an answer may stand in the index.
+    fn places(&self, key: RepeatKey) -> std::ops::Range<usize> {
+        let sets = self.answers / WAYS;
         let at = key.0 as usize % sets * WAYS;
-        &mut self.index[at..at + WAYS]
+        at..at + WAYS
     }
 
-    fn get(&mut self, key: RepeatKey, now: UnixMs) -> Option<Answered> {
-        let entry = *self.places(key).iter().find(|entry| entry.key == key.0 && entry.length != 0)?;
+    fn get(&self, key: RepeatKey, now: UnixMs) -> Option<Answered> {
+        let places = self.index.get(self.places(key))?;
+        let entry = *places.iter().find(|entry| entry.key == key.0 && entry.length != 0)?;
         if now.since(UnixMs(u64::from(entry.at_s) * 1000)) >= KEEP_MS {
             return None;
         }
@@ -195,6 +199,10 @@ impl Kept {
     }
 
     fn put(&mut self, key: RepeatKey, answer: &[u8], now: UnixMs) {
+        if self.index.is_empty() {
+            self.index = vec![Entry::default(); self.answers].into();
+            self.ring = vec![0; self.bytes].into();
+        }
         let start = self.written;
         let length = if answer.len() <= MAX_ANSWER_BYTES.min(self.ring.len()) {
             let at = (start % self.ring.len() as u64) as usize;
@@ -209,6 +217,7 @@ impl Kept {
         let at_s = u32::try_from(now.0 / 1000).unwrap_or(u32::MAX);
         let entry = Entry { key: key.0, start, length, at_s };
         let places = self.places(key);
+        let places = &mut self.index[places];
         let same = places.iter().position(|place| place.key == key.0);
         let oldest =
             || places.iter().enumerate().min_by_key(|(_, place)| (place.length != 0, place.start)).map(|(at, _)| at);
@@ -287,6 +296,7 @@ mod tests {
     #[test]
     fn the_newest_answers_push_the_oldest_out() {
         let mut kept = Kept::new(2 * WAYS, 10);
+        assert_eq!(kept.get(RepeatKey(0), NOW), None);
         for (key, answer) in [(0, "aaaa"), (1, "bbbb"), (2, "cccc")] {
             kept.put(RepeatKey(key), answer.as_bytes(), NOW);
         }

@@ -576,6 +576,7 @@ async fn a_refusal_says_why() {
     for command in ["system.execApprovals.get", "system.execApprovals.set", "worker.launch.v1"] {
         assert!(refuse(command)["message"].as_str().unwrap().starts_with("node.invoke does not allow"), "{command}");
     }
+    assert!(refuse("sms.send")["message"].as_str().unwrap().contains("none that the command policy knows"));
     world.node(2, &[]).await;
     let error = world.invoke(&caller, 2, json!({})).unwrap().unwrap_err();
     assert_eq!(error["details"]["reason"], "node did not declare commands");
@@ -639,6 +640,7 @@ async fn other_settings_take_effect_on_live_nodes() {
     world.nodes.configure(deny);
     let error = world.invoke(&caller, 1, json!({})).unwrap().unwrap_err();
     assert_eq!(error["details"]["reason"], "command not allowlisted");
+    assert!(error["message"].as_str().unwrap().ends_with("is denied by gateway.nodes.commands.deny"));
     world.nodes.configure(policy());
     assert_eq!(world.invoke(&caller, 1, json!({})), None);
 }
