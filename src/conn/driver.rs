@@ -88,7 +88,7 @@ struct Handshake {
 /// What only exists after the end was decided.
 struct Leaving {
     deadline: Pin<Box<Sleep>>,
-    /// What the close frame says, until it is encoded behind the last answers.
+    /// What the close frame says, until it is encoded behind the last words.
     close: Option<End>,
     /// The write side is shut; only the peer's end is awaited.
     shut: bool,
@@ -363,7 +363,8 @@ impl Driver {
         }
     }
 
-    /// While the socket takes nothing: whether the outbox has given the connection up.
+    /// While the socket takes nothing: whether the connection is to be closed. A peer that does not read must not be
+    /// able to put that off.
     fn blocked_close(&mut self, cx: &Context<'_>) -> bool {
         let closing = self.core.connection.as_ref().and_then(|it| it.outbox.watch_close(cx.waker()));
         if let Some(closing) = closing {
@@ -387,14 +388,10 @@ impl Driver {
         }));
     }
 
-    /// Flushes, shuts the write side, and waits for the peer to do the same, within the grace. Closing a socket
-    /// with unread bytes would reset the connection and may take the close frame with it.
+    /// Writes the last words, shuts the write side, and waits for the peer to do the same, within the grace. Closing
+    /// a socket with unread bytes would reset the connection and may take the close frame with it.
     fn leave(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
-        if let Some(end) = self.leaving.as_mut().and_then(|leaving| leaving.close.take()) {
-            let code = end.code.and_then(CloseCode::new);
-            codec::close(code.map(|code| Close::new(code, &end.reason)), None, &mut self.unsent);
-        }
-        let flushed = self.flush(cx);
+        let flushed = self.last_words(cx, scratch);
         let Some(leaving) = &mut self.leaving else { return Poll::Ready(()) };
         if leaving.deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
@@ -422,6 +419,24 @@ impl Driver {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Writes what is half written, then what an orderly close lets out of the outbox, then the close frame.
+    fn last_words(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.flush(cx))?;
+            if self.leaving.as_ref().is_none_or(|leaving| leaving.close.is_none()) {
+                return Poll::Ready(Ok(()));
+            }
+            scratch.output.clear();
+            let orderly = self.core.connection.as_ref().is_some_and(|connection| connection.outbox.is_closing());
+            let drained = orderly && self.drain(cx, &mut scratch.output);
+            if !drained && let Some(end) = self.leaving.as_mut().and_then(|leaving| leaving.close.take()) {
+                let code = end.code.and_then(CloseCode::new);
+                codec::close(code.map(|code| Close::new(code, &end.reason)), None, &mut scratch.output);
+            }
+            self.unsent.extend_from_slice(&scratch.output);
+        }
     }
 
     fn broken(&mut self, error: &io::Error) -> Poll<()> {

@@ -305,11 +305,11 @@ impl Outbox {
     }
 
     /// Registers `waker` for a close alone: the driver has something half written and can take no more. Returns
-    /// the closing reason when what waits is not to be written any more.
+    /// the closing reason at once, whatever still waits.
     pub fn watch_close(&self, waker: &Waker) -> Option<Closing> {
         let mut state = self.state();
         state.wake(waker, true);
-        state.closing.clone().filter(|closing| !closing.flush)
+        state.closing.clone()
     }
 
     /// Bytes that wait, drained ones that may not have left yet included.

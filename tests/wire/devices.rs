@@ -302,6 +302,7 @@ fn a_removed_device_is_cut_off_at_once() {
     device.connect(&mut gateway.client(), &with_device_token(READ, &token)).unwrap_err();
     let error = operator.call("device.pair.remove", &json!({"deviceId": device.id()})).unwrap_err();
     assert_eq!(error["message"], "unknown deviceId");
+    drop(operator);
     let gateway = gateway.restart();
     device.connect(&mut gateway.client(), &with_device_token(READ, &token)).unwrap_err();
 }

@@ -190,6 +190,24 @@ fn invalid_parameters_are_named_by_their_path() {
 }
 
 #[test]
+fn a_key_that_comes_twice_is_refused() {
+    let gateway = Gateway::start();
+    let params = operator().to_string();
+    for (once, twice) in [
+        (r#""auth":"#, r#""auth":{"token":"t0k"},"auth":"#),
+        (r#""role":"#, r#""role":"node","role":"#),
+        (r#""mode":"#, r#""mode":"cli","mode":"#),
+    ] {
+        assert!(params.contains(once), "{params}");
+        let params = params.replacen(once, twice, 1);
+        let request = format!(r#"{{"type":"req","id":"c","method":"connect","params":{params}}}"#);
+        let (code, reason) = refused(&gateway, |client| client.text(&request));
+        assert_eq!(code, 1008);
+        assert!(reason.contains("duplicate"), "{reason}");
+    }
+}
+
+#[test]
 fn a_protocol_that_is_not_spoken_is_told_which_is() {
     let gateway = Gateway::start();
     for (min, max) in [(5, 9), (1, 2), (3, 3)] {
@@ -266,6 +284,10 @@ fn frames_that_rfc_6455_forbids_are_refused() {
         (opcode_3, 1002),
         (long_ping, 1002),
         (fragment(Opcode::Ping, b""), 1002),
+        // A length of 2^63, of 2^40, and one in more bytes than it needs.
+        ([&[0x81, 0xff][..], &(1u64 << 63).to_be_bytes()].concat(), 1002),
+        ([&[0x81, 0xff][..], &(1u64 << 40).to_be_bytes()].concat(), 1009),
+        ([&[0x81, 0xfe][..], &2u16.to_be_bytes()].concat(), 1002),
         (frame(Opcode::Continuation, b"{}"), 1002),
         (frame(Opcode::Text, b"\xff\xfe"), 1007),
         (frame(Opcode::Text, b"\xed\xa0\x80"), 1007),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Client, Incoming, node};
 use crate::support::device::Device;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Setup};
 
 const COMMANDS: &[&str] = &["system.which", "system.notify"];
 
@@ -116,6 +116,7 @@ fn after_a_restart_a_node_comes_back_without_a_new_approval() {
     operator.call("node.rename", &json!({"nodeId": device.id(), "displayName": "Desk"})).unwrap();
 
     // In order, and by force: what was answered with ok is there.
+    drop((operator, client));
     let gateway = gateway.restart();
     let setup = gateway.setup();
     gateway.signal(Signal::KILL);
@@ -375,7 +376,7 @@ fn large_parameters_and_results_pass() {
     let gateway = Gateway::start();
     let mut operator = gateway.operator();
     let mut node = Node::approved(&gateway, &mut operator, 1);
-    let text = "\u{1f980} \"quoted\" \\ \n".repeat(100_000);
+    let text = "\u{1f980} \"quoted\" \\ \n".repeat(20_000);
     let call = operator.send("node.invoke", &with(invocation(&node.id(), "k1"), "params", json!({"text": text})));
     let request = node.request();
     let params: Value = serde_json::from_str(request["paramsJSON"].as_str().unwrap()).unwrap();
@@ -386,12 +387,14 @@ fn large_parameters_and_results_pass() {
 
 #[test]
 fn a_node_that_does_not_read_is_closed_and_nobody_waits_for_it() {
-    let gateway = Gateway::start();
+    let limits = json!({"outboxBytes": 65_536, "totalOutboxBytes": 1_048_576});
+    let config = json!({"plugins": {"entries": {"clawgate": {"config": {"limits": limits}}}}});
+    let gateway = Setup::new().config(&config).start();
     let mut operator = gateway.operator();
     let mut deaf = Node::approved(&gateway, &mut operator, 1);
     let mut other = Node::approved(&gateway, &mut operator, 2);
     let large =
-        |key: usize| with(invocation(&deaf.device.id(), &key.to_string()), "params", json!({"x": "x".repeat(1 << 20)}));
+        |key: usize| with(invocation(&deaf.device.id(), &key.to_string()), "params", json!({"x": "x".repeat(400_000)}));
     // More than the kernel's buffers and the node's outbox hold together.
     let calls: Vec<_> = (0..24).map(|key| operator.send("node.invoke", &large(key))).collect();
     for call in calls {

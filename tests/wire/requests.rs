@@ -190,6 +190,16 @@ fn a_message_above_25_mib_is_too_big() {
 }
 
 #[test]
+fn a_message_in_too_many_fragments_is_refused() {
+    let gateway = Gateway::start();
+    let mut client = gateway.operator();
+    let mut bytes = fragment(Opcode::Text, b" ");
+    bytes.extend(fragment(Opcode::Continuation, b" ").repeat(2000));
+    client.try_bytes(&bytes);
+    assert_eq!(client.closed(), (1009, "message in too many fragments".to_owned()));
+}
+
+#[test]
 fn a_large_request_and_one_in_fragments_are_taken() {
     let gateway = Gateway::start();
     let mut client = gateway.operator();

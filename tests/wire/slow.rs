@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use socket2::SockRef;
 
-use crate::support::client::{Client, cli};
+use crate::support::client::{Client, Incoming, cli};
 use crate::support::device::Device;
 use crate::support::gateway::{Gateway, Setup};
 
@@ -86,6 +86,62 @@ fn a_consumer_that_is_too_slow_is_closed_and_told_why() {
     assert_eq!(slow.closed(), (1008, "slow consumer".to_owned()));
     assert_eq!(gateway.log_lines("slow consumer").len(), 1);
     quick.call("health", &json!({})).unwrap();
+}
+
+#[test]
+fn a_removed_device_that_does_not_read_is_cut_off_all_the_same() {
+    let gateway = large_answers(&json!({})).start();
+    let mut operator = gateway.operator();
+    let (device, mut client) = (Device::new(1), gateway.client());
+    device.connect(&mut client, &cli(&["operator.read"])).unwrap();
+    stall(&mut client);
+    operator.call("health", &json!({})).unwrap();
+    let begun = Instant::now();
+    operator.call("device.pair.remove", &json!({"deviceId": device.id()})).unwrap();
+    gateway.stderr.wait_for(|line| line.contains("code=4001")).expect("it is closed");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // It had its time to read the close frame; the socket goes without it.
+    loop {
+        match client.next() {
+            Incoming::Close(code, _) => break assert_eq!(code, 4001),
+            Incoming::End { .. } => break,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_a_client_that_is_closed_comes_before_the_close() {
+    let gateway = large_answers(&json!({})).start();
+    let mut operator = gateway.operator();
+    let (device, mut client) = (Device::new(1), gateway.client());
+    device.connect(&mut client, &cli(&["operator.admin"])).unwrap();
+    let mut requests = stall(&mut client);
+    requests.truncate(2);
+    operator.call("health", &json!({})).unwrap();
+    let removal = operator.send("device.pair.remove", &json!({"deviceId": device.id()}));
+    // What is on its way already is read in time.
+    for id in requests {
+        client.answer(&id).unwrap();
+    }
+    assert_eq!(client.closed().0, 4001);
+    operator.answer(&removal).unwrap();
+}
+
+#[test]
+#[ignore = "takes two minutes: a connection counts as dead after 75 s of silence"]
+fn a_client_that_reads_slowly_is_alive() {
+    let gateway = large_answers(&json!({})).start();
+    let mut client = gateway.operator();
+    stall(&mut client);
+    let until = Instant::now() + Duration::from_secs(110);
+    while Instant::now() < until {
+        for _ in 0..4 {
+            client.find(|frame| frame["type"] == "res");
+        }
+        std::thread::sleep(Duration::from_secs(10));
+    }
+    client.find(|frame| frame["type"] == "res");
 }
 
 #[test]

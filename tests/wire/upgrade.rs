@@ -112,6 +112,9 @@ fn a_page_of_another_site_is_refused() {
         assert_eq!(answer.status, 403, "{origin}");
         assert!(answer.body.contains("gateway.controlUi.allowedOrigins"), "{}", answer.body);
     }
+    // A name that its owner has pointed at this host makes the page look like one of the same origin.
+    let rebound = format!("GET / HTTP/1.1\r\nHost: evil.example\r\n{UPGRADE}Origin: http://evil.example\r\n\r\n");
+    assert_eq!(refused(&gateway, &rebound).status, 403);
 }
 
 #[test]
