@@ -26,7 +26,7 @@ use crate::hub::Connection;
 use crate::hub::outbox::{EncodedEvent, Item};
 use crate::limits;
 use crate::rpc::catalog::Event;
-use crate::rpc::dispatch::{Params, write_error, write_ok};
+use crate::rpc::dispatch::{Params, log_refusal, write_error, write_ok};
 use crate::ws::close::{Close, CloseCode};
 use crate::ws::codec::{self, Decoder, FrameStart, Limits, Role};
 use crate::ws::message::{Message, Opcode};
@@ -517,6 +517,9 @@ impl Core {
                 None => Flow::Leave(by_gateway(CloseCode::INTERNAL_ERROR, "connect after the handshake".to_owned())),
             },
             Step::Answer { id, error } => {
+                if let Some(connection) = &self.connection {
+                    log_refusal(connection, "", &error);
+                }
                 answer_error(&id, &error, out);
                 Flow::Next
             }

@@ -373,7 +373,6 @@ fn refusal(denied: &'static str, doing: &'static str, error: PairingError) -> Rp
         PairingError::Store(error) => return error.into(),
         PairingError::Denied(why) => why,
     };
-    tracing::warn!(reason = why.as_str(), "{denied}");
     let explained = match why {
         Denial::MissingScope(scope) => return RpcError::missing_scope(scope.as_str(), &[scope.as_str()]),
         Denial::Gone => "this device itself has been removed or revoked".to_owned(),

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ use super::catalog::{self, Access};
 use super::error::{ErrorCode, RpcError};
 use super::json::Raw;
 use super::scope::Role;
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
 use crate::hub::outbox::Pushed;
 use crate::task;
@@ -179,7 +180,7 @@ impl<'a> Call<'a> {
 
     /// Takes the call away, to be answered later from anywhere.
     pub fn later(self) -> Responder {
-        Responder { caller: Arc::clone(self.caller), id: self.id.into(), answered: false }
+        Responder { caller: Arc::clone(self.caller), method: self.method, id: self.id.into(), answered: false }
     }
 
     /// Answers later with what `future` gives.
@@ -204,6 +205,7 @@ impl<'a> Call<'a> {
 #[derive(Debug)]
 pub struct Responder {
     caller: Arc<Connection>,
+    method: &'static str,
     id: Box<str>,
     answered: bool,
 }
@@ -237,6 +239,7 @@ impl Responder {
     /// Answers with an error.
     pub fn fail(mut self, error: &RpcError) -> Pushed {
         self.answered = true;
+        log_refusal(&self.caller, self.method, error);
         let mut out = Vec::with_capacity(256);
         write_error(&mut out, &self.id, error);
         self.caller.outbox.push_text(out)
@@ -354,6 +357,7 @@ impl Router {
             }
             Err((routed, error)) => {
                 out.truncate(start);
+                log_refusal(caller, method, &error);
                 write_error(out, id, &error);
                 routed
             }
@@ -386,6 +390,27 @@ impl Router {
 impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.methods.keys()).finish()
+    }
+}
+
+/// Lines a second about refused calls; a flood of them is counted, not written.
+const LINES_PER_SECOND: u32 = 20;
+
+/// Writes one line about a call that was refused or failed, unless too many were written this second.
+pub fn log_refusal(caller: &Connection, method: &str, error: &RpcError) {
+    static SECOND: AtomicU32 = AtomicU32::new(0);
+    static LINES: AtomicU32 = AtomicU32::new(0);
+    let now_s = monotonic_s();
+    if SECOND.swap(now_s, Ordering::Relaxed) != now_s {
+        let left_out = LINES.swap(0, Ordering::Relaxed).saturating_sub(LINES_PER_SECOND);
+        if left_out > 0 {
+            tracing::info!(left_out, "more calls were refused than the log has lines for");
+        }
+    }
+    if LINES.fetch_add(1, Ordering::Relaxed) < LINES_PER_SECOND {
+        // Both may hold text of the client: as `Debug` it cannot break out of its line.
+        let (code, reason) = (error.code.as_str(), &error.message);
+        tracing::info!(conn = %caller.id, ?method, code, ?reason, "call refused");
     }
 }
 

