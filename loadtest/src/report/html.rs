@@ -20,17 +20,16 @@ pub(super) fn of(report: &Report) -> Result<String> {
         escaped(&report.machine.to_string()),
         date(report.at_ms),
     );
+    let alone = report.is_alone();
     let [first, second] = report.columns.each_ref().map(|name| escaped(name));
-    page +=
-        &format!("<table><thead><tr><th></th><th>{first}</th><th>{second}</th><th>ratio</th></tr></thead><tbody>\n");
+    let beside = if alone { String::new() } else { format!("<th>{second}</th><th>ratio</th>") };
+    page += &format!("<table><thead><tr><th></th><th>{first}</th>{beside}</tr></thead><tbody>\n");
     for figure in report.figures.iter().filter(|figure| figure.values != [None, None]) {
-        page += &format!(
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-            escaped(&figure.label),
-            show::column(figure, 0),
-            show::column(figure, 1),
-            show::ratio(figure),
-        );
+        page += &format!("<tr><td>{}</td><td>{}</td>", escaped(&figure.label), show::column(figure, 0));
+        if !alone {
+            page += &format!("<td>{}</td><td>{}</td>", show::column(figure, 1), show::ratio(figure));
+        }
+        page += "</tr>\n";
     }
     page += "</tbody></table>\n";
     for note in &report.notes {

@@ -288,6 +288,11 @@ impl Report {
         }
     }
 
+    /// Whether nothing stands beside the first column.
+    fn is_alone(&self) -> bool {
+        self.figures.iter().all(|figure| figure.values[1].is_none())
+    }
+
     /// Prints the report and writes the files that were asked for.
     pub fn publish(&self, run: &Run) -> Result<()> {
         let mut text = table::of(self);

@@ -241,7 +241,7 @@ pub fn run(options: &Slow, run: &Run) -> Result<Report> {
     };
     let (stops, reads) = contest(&mut engine, &mut load, &plan, &mut progress)?;
 
-    let title = format!("one who stops reading, {} operators at {} calls a second", options.operators, options.rate);
+    let title = format!("one stops reading, {} operators at {} calls a second", options.operators, options.rate);
     let mut report = Report::new("slow", title, &target);
     report.columns = ["stops reading".to_owned(), "reads".to_owned()];
     report.set("operators", options.operators);
@@ -262,7 +262,7 @@ pub fn run(options: &Slow, run: &Run) -> Result<Report> {
     report.figures.push(Figure::new("closed", "closed with 1008", Unit::Count, neither, [closed(0), closed(1)]));
     for (name, ends) in report.columns.clone().iter().zip(&load.ends) {
         for (how, count) in ends {
-            report.note(format!("the one who {name} {how} ({count} times)"));
+            report.note(format!("the operator who {name} {how} ({count} times)"));
         }
     }
     Ok(report)
