@@ -6,7 +6,6 @@
 use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use clawgate::http::reject::Reject;
@@ -37,9 +36,9 @@ impl Site for Echo {
         Ok(())
     }
 
-    fn connected(self: Arc<Self>, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    async fn connected(self: Arc<Self>, upgraded: Upgraded) {
         // A peer that breaks the connection is no news here.
-        Box::pin(async move { drop(echo(upgraded).await) })
+        drop(echo(upgraded).await);
     }
 }
 

@@ -56,8 +56,9 @@ thread_local! {
 }
 
 /// Runs a connection from its upgrade to its end. `read` are bytes that came behind the request.
-pub async fn run(stream: TcpStream, read: Bytes, socket: Socket, service: Arc<dyn Service>) {
-    Driver::new(stream, &read, socket, service).await;
+pub fn run(stream: TcpStream, read: Bytes, socket: Socket, service: Arc<dyn Service>) -> impl Future<Output = ()> + Send {
+    // Not an async function: its future would keep `read` to the end, and with it the whole buffer of HTTP.
+    Driver::new(stream, &read, socket, service)
 }
 
 /// What becomes of the connection after a message.

@@ -13,7 +13,6 @@ pub mod upgrade;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,7 +77,7 @@ pub trait Site: Send + Sync + 'static {
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject>;
     /// Runs an upgraded connection to its end.
-    fn connected(self: Arc<Self>, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    fn connected(self: Arc<Self>, upgraded: Upgraded) -> impl Future<Output = ()> + Send;
 }
 
 /// A WebSocket that has been promised: what is left to do once the answer is written.
@@ -89,10 +88,20 @@ struct Opening {
 
 /// Serves one socket to its end: HTTP/1.1, and the WebSocket that it may become. Who counts sockets counts this
 /// future.
+///
+/// Cost: what HTTP needs is in a box that goes with the upgrade; a WebSocket is carried by what
+/// [`Site::connected`] returns and a pointer.
 pub async fn serve<S: Site>(stream: TcpStream, peer: SocketAddr, site: Arc<S>) {
+    if let Some(upgraded) = Box::pin(exchange(stream, peer, &*site)).await {
+        site.connected(upgraded).await;
+    }
+}
+
+/// HTTP/1.1 until the end, or until a WebSocket comes out of it.
+async fn exchange<S: Site>(stream: TcpStream, peer: SocketAddr, site: &S) -> Option<Upgraded> {
     let opening = Mutex::new(None);
     let service = service_fn(|request| {
-        let answer = answer(request, peer, &*site, &opening);
+        let answer = answer(request, peer, site, &opening);
         async move { Ok::<_, Infallible>(answer) }
     });
     let http = hyper::server::conn::http1::Builder::new()
@@ -103,28 +112,26 @@ pub async fn serve<S: Site>(stream: TcpStream, peer: SocketAddr, site: Arc<S>) {
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // In a box of its own, so that a WebSocket does not go on carrying the room that HTTP needed. Answers are made at
-    // once, so a stop cuts off none that is owed.
+    // Answers are made at once, so a stop cuts off none that is owed.
     let served = tokio::select! {
-        served = Box::pin(http) => served,
-        () = site.stopping() => return,
+        served = http => served,
+        () = site.stopping() => return None,
     };
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "http connection ended");
-        return;
+        return None;
     }
-    let opening = opening.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let Some(Opening { upgrading, head }) = opening else { return };
+    let Opening { upgrading, head } = opening.into_inner().unwrap_or_else(PoisonError::into_inner)?;
     let Ok(upgraded) = upgrading.await else {
         tracing::debug!(%peer, "the peer left during the upgrade");
-        return;
+        return None;
     };
     match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => {
-            let upgraded = Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head };
-            site.connected(upgraded).await;
+        Ok(parts) => Some(Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head }),
+        Err(_) => {
+            tracing::error!(%peer, "an upgraded connection was of another type; this is a defect");
+            None
         }
-        Err(_) => tracing::error!(%peer, "an upgraded connection was of another type; this is a defect"),
     }
 }
 

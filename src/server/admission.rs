@@ -360,12 +360,12 @@ impl Site for Admission {
         Ok(())
     }
 
-    fn connected(self: Arc<Self>, upgraded: Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn connected(self: Arc<Self>, upgraded: Upgraded) -> impl Future<Output = ()> + Send {
         let Upgraded { stream, read, peer, head } = upgraded;
         self.preauth.fetch_add(1, Ordering::Relaxed);
         let generation = self.policy.load().generation;
         let socket = Socket { id: self.hub.next_id(), peer, head, nonce: id::uuid().into(), generation };
-        Box::pin(driver::run(stream, read, socket, self))
+        driver::run(stream, read, socket, self)
     }
 }
 

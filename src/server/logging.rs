@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -23,6 +23,13 @@ pub struct Style {
     pub json: bool,
 }
 
+/// Lines that may wait for a writer. The queue's slots are there from the start, so each is memory of an idle gateway.
+const QUEUED_LINES: usize = 4096;
+
+fn queued(thread: &str, writer: impl std::io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().buffered_lines_limit(QUEUED_LINES).thread_name(thread).finish(writer)
+}
+
 /// Flushes what is queued when it is dropped: keep it until the very end.
 #[derive(Debug)]
 pub struct Logging {
@@ -34,8 +41,8 @@ pub struct Logging {
 /// # Errors
 /// The log folder cannot be used.
 pub fn start(folder: &Path, style: Style) -> Result<Logging, tracing_appender::rolling::InitError> {
-    let (file, file_guard) = tracing_appender::non_blocking(journal::open(folder)?);
-    let (console, console_guard) = tracing_appender::non_blocking(std::io::stderr());
+    let (file, file_guard) = queued("log file", journal::open(folder)?);
+    let (console, console_guard) = queued("log console", std::io::stderr());
     let filter = EnvFilter::try_from_env("CLAWGATE_LOG")
         .unwrap_or_else(|_| EnvFilter::default().add_directive(style.console.into()));
     let lines = tracing_subscriber::fmt::layer().event_format(LineFormat);
