@@ -24,9 +24,9 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
 use self::reject::Reject;
+use crate::net::stream::Stream;
 
 /// Bytes of a request head.
 pub const HEAD_BYTES: usize = 16 * 1024;
@@ -52,7 +52,7 @@ pub enum Readiness {
 /// A WebSocket whose upgrade has been accepted.
 pub struct Upgraded {
     /// The stream, out of hyper's hands.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Bytes that came behind the request head.
     pub read: Bytes,
     /// The other end of the socket.
@@ -89,7 +89,7 @@ struct Opening {
 
 /// Serves one socket to its end: HTTP/1.1, and the WebSocket that it may become. Who counts sockets counts this
 /// future.
-pub async fn serve<S: Site>(stream: TcpStream, peer: SocketAddr, site: Arc<S>) {
+pub async fn serve<S: Site>(stream: Stream, peer: SocketAddr, site: Arc<S>) {
     let opening = Mutex::new(None);
     let service = service_fn(|request| {
         let answer = answer(request, peer, &*site, &opening);
@@ -119,7 +119,7 @@ pub async fn serve<S: Site>(stream: TcpStream, peer: SocketAddr, site: Arc<S>) {
         tracing::debug!(%peer, "the peer left during the upgrade");
         return;
     };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Stream>>() {
         Ok(parts) => {
             let upgraded = Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head };
             site.connected(upgraded).await;
