@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use clawgate::http::reject::Reject;
 use clawgate::http::{Readiness, Site, Upgraded, serve};
+use clawgate::net::stream::Stream;
 use clawgate::task;
 use clawgate::ws::close::Close;
 use clawgate::ws::codec::{self, Decoder, Limits, Role};
@@ -92,7 +93,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let site = Arc::new(Echo);
         loop {
             let (stream, peer) = listener.accept().await?;
-            task::spawn("echo", serve(stream, peer, Arc::clone(&site)));
+            task::spawn("echo", serve(Stream::Plain(stream), peer, Arc::clone(&site)));
         }
     })
 }

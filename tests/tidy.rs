@@ -37,6 +37,7 @@ static LAYERS: [Layer; 6] = [
         Room("shutdown", ""),
         Room("task", ""),
         Room("net", "shutdown task"),
+        Room("net::stream", ""),
         Room("store", ""),
         Room("config::load", "config"),
         Room("config::snapshot", "config config::load"),
@@ -45,8 +46,8 @@ static LAYERS: [Layer; 6] = [
     Layer { name: "3 drivers", pure: false, rooms: &[
         Room("hub", "auth hub::outbox"),
         Room("rpc::dispatch", "auth task hub hub::outbox"),
-        Room("conn", "ws task hub hub::outbox rpc::dispatch conn::connect conn::machine"),
-        Room("http", "ws task"),
+        Room("conn", "ws net::stream task hub hub::outbox rpc::dispatch conn::connect conn::machine"),
+        Room("http", "ws net::stream task"),
     ]},
     // A domain sees another through its handle, the records that the handle gives out, and the rule of who may approve.
     Layer { name: "4 domains", pure: false, rooms: &[

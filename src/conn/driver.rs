@@ -16,7 +16,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::machine::{Machine, Step};
@@ -25,6 +24,7 @@ use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
 use crate::hub::outbox::{EncodedEvent, Item};
 use crate::limits;
+use crate::net::stream::Stream;
 use crate::rpc::catalog::Event;
 use crate::rpc::dispatch::{Params, log_refusal, write_error, write_ok};
 use crate::ws::close::{Close, CloseCode};
@@ -56,7 +56,7 @@ thread_local! {
 }
 
 /// Runs a connection from its upgrade to its end. `read` are bytes that came behind the request.
-pub fn run(stream: TcpStream, read: Bytes, socket: Socket, service: Arc<dyn Service>) -> impl Future<Output = ()> + Send {
+pub fn run(stream: Stream, read: Bytes, socket: Socket, service: Arc<dyn Service>) -> impl Future<Output = ()> + Send {
     // Not an async function: its future would keep `read` to the end, and with it the whole buffer of HTTP.
     Driver::new(stream, &read, socket, service)
 }
@@ -96,7 +96,7 @@ struct Leaving {
 }
 
 struct Driver {
-    stream: TcpStream,
+    stream: Stream,
     decoder: Decoder,
     core: Core,
     handshake: Option<Box<Handshake>>,
@@ -111,7 +111,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(stream: TcpStream, read: &[u8], socket: Socket, service: Arc<dyn Service>) -> Self {
+    fn new(stream: Stream, read: &[u8], socket: Socket, service: Arc<dyn Service>) -> Self {
         let mut unsent = Vec::with_capacity(160);
         let challenge = format!(r#"{{"nonce":"{}","ts":{}}}"#, socket.nonce, UnixMs::now().0);
         let mut text = Vec::with_capacity(160);
@@ -333,7 +333,8 @@ impl Driver {
                 *output = Vec::with_capacity(OUTPUT_BYTES);
             }
         }
-        if self.unsent.is_empty() {
+        // Over TLS, what was taken may still wait as ciphertext: the next turn flushes before it reads.
+        if self.unsent.is_empty() && Pin::new(&mut self.stream).poll_flush(cx)?.is_ready() {
             self.ping_is_out();
         }
         Ok(())
@@ -351,8 +352,9 @@ impl Driver {
         if !self.unsent.is_empty() {
             self.unsent = Vec::new();
             self.unsent_at = 0;
-            self.ping_is_out();
         }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.ping_is_out();
         Poll::Ready(Ok(()))
     }
 

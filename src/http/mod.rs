@@ -23,9 +23,9 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
 use self::reject::Reject;
+use crate::net::stream::Stream;
 
 /// Bytes of a request head.
 pub const HEAD_BYTES: usize = 16 * 1024;
@@ -51,7 +51,7 @@ pub enum Readiness {
 /// A WebSocket whose upgrade has been accepted.
 pub struct Upgraded {
     /// The stream, out of hyper's hands.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Bytes that came behind the request head.
     pub read: Bytes,
     /// The other end of the socket.
@@ -91,14 +91,14 @@ struct Opening {
 ///
 /// Cost: what HTTP needs is in a box that goes with the upgrade; a WebSocket is carried by what
 /// [`Site::connected`] returns and a pointer.
-pub async fn serve<S: Site>(stream: TcpStream, peer: SocketAddr, site: Arc<S>) {
+pub async fn serve<S: Site>(stream: Stream, peer: SocketAddr, site: Arc<S>) {
     if let Some(upgraded) = Box::pin(exchange(stream, peer, &*site)).await {
         site.connected(upgraded).await;
     }
 }
 
 /// HTTP/1.1 until the end, or until a WebSocket comes out of it.
-async fn exchange<S: Site>(stream: TcpStream, peer: SocketAddr, site: &S) -> Option<Upgraded> {
+async fn exchange<S: Site>(stream: Stream, peer: SocketAddr, site: &S) -> Option<Upgraded> {
     let opening = Mutex::new(None);
     let service = service_fn(|request| {
         let answer = answer(request, peer, site, &opening);
@@ -126,7 +126,7 @@ async fn exchange<S: Site>(stream: TcpStream, peer: SocketAddr, site: &S) -> Opt
         tracing::debug!(%peer, "the peer left during the upgrade");
         return None;
     };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Stream>>() {
         Ok(parts) => Some(Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head }),
         Err(_) => {
             tracing::error!(%peer, "an upgraded connection was of another type; this is a defect");

@@ -6,4 +6,5 @@
 pub mod accept;
 pub mod bind;
 pub mod descriptors;
+pub mod stream;
 pub mod workers;

@@ -32,6 +32,7 @@ use crate::hub::Hub;
 use crate::hub::outbox::EncodedEvent;
 use crate::hub::registry::encode;
 use crate::methods::{self, Domains};
+use crate::net::stream::Stream;
 use crate::net::{accept, bind, descriptors, workers};
 use crate::nodes::{self, Nodes};
 use crate::rpc::catalog::Event;
@@ -154,7 +155,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let site = Arc::clone(&admission);
         let serve: Arc<workers::Serve> =
-            Arc::new(move |stream, peer| Box::pin(http::serve(stream, peer, Arc::clone(&site))));
+            Arc::new(move |stream, peer| Box::pin(http::serve(Stream::Plain(stream), peer, Arc::clone(&site))));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);
         admission.set_readiness(Readiness::Ready);
         for listener in listeners {
