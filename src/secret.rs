@@ -101,6 +101,18 @@ pub fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    /// Whatever was supplied, the comparison is of 32 bytes with 32 bytes, in constant time: neither a common beginning nor
+    /// the length shows (S-30).
+    #[test]
+    fn s_30_secrets_are_compared_as_digests_of_one_length() {
+        let secret = Secret::new("correct horse");
+        assert_eq!(size_of::<SecretHash>(), 32);
+        for wrong in ["", "c", "correct hors", "correct horse ", &"correct horse".repeat(1000)] {
+            assert!(!secret.matches(wrong), "{wrong:.20}");
+        }
+        assert!(secret.matches("correct horse"));
+    }
+
     #[test]
     fn matches_only_itself() {
         let secret = Secret::new("pässwörd");

@@ -10,7 +10,7 @@ use super::missing_device::{MissingDevice, WithoutDevice};
 use super::origin::OriginRefused;
 use super::pairing::{Locality, PairingNeeded, PairingReason, is_self_pairing, is_silent};
 use super::pins;
-use super::policy::Policy;
+use super::policy::{AuthMode, Policy};
 use super::rate_limit::{Attempts, CredentialKind, RateLimits};
 use super::scope_cap;
 use crate::clock::UnixMs;
@@ -98,11 +98,14 @@ fn decide(
                 sent_shared_auth: filled(request.credentials.token).or(filled(request.credentials.password)).is_some(),
                 method: shared.method,
             };
-            match without.decide() {
-                MissingDevice::Allow => !without.clears_scopes(),
-                MissingDevice::ControlUiNeedsDevice => return Err(Denied::ControlUiDeviceRequired.into()),
-                MissingDevice::DeviceRequired => return Err(Denied::DeviceRequired.into()),
-                MissingDevice::Unauthorized => {
+            let by_proxy = matches!(policy.mode, AuthMode::TrustedProxy { .. });
+            match (without.decide(), &outcome) {
+                (MissingDevice::Allow, _) => !without.clears_scopes(),
+                // The proxy is what lets people in here: why it did not is what they, and its operator, have to know.
+                (_, Err(reason)) if by_proxy => return Err(Stop { reason: reason.clone(), identity: tailscale }),
+                (MissingDevice::ControlUiNeedsDevice, _) => return Err(Denied::ControlUiDeviceRequired.into()),
+                (MissingDevice::DeviceRequired, _) => return Err(Denied::DeviceRequired.into()),
+                (MissingDevice::Unauthorized, _) => {
                     let reason = outcome.err().unwrap_or(Denied::Unauthorized);
                     return Err(Stop { reason, identity: tailscale });
                 }

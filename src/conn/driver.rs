@@ -26,7 +26,7 @@ use crate::hub::outbox::{EncodedEvent, Item};
 use crate::limits;
 use crate::net::stream::Stream;
 use crate::rpc::catalog::Event;
-use crate::rpc::dispatch::{Params, log_refusal, write_error, write_ok};
+use crate::rpc::dispatch::{Params, Routed, log_refusal, write_error, write_ok};
 use crate::ws::close::{Close, CloseCode};
 use crate::ws::codec::{self, Decoder, FrameStart, Limits, Role};
 use crate::ws::message::{Message, Opcode};
@@ -67,6 +67,8 @@ enum Flow {
     Next,
     /// No further message until the `connect` is decided.
     Pause(Box<str>, Connecting),
+    /// No further message until the outbox says so.
+    Hold,
     /// The end.
     Leave(End),
 }
@@ -226,7 +228,7 @@ impl Driver {
 
     /// Reads once and takes the messages. Says whether anything came.
     fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> io::Result<bool> {
-        if self.core.machine.is_connecting() {
+        if self.core.machine.is_waiting() {
             return Ok(false);
         }
         if !self.held.is_empty() {
@@ -279,6 +281,10 @@ impl Driver {
                     self.held.extend_from_slice(input);
                     return;
                 }
+                Flow::Hold => {
+                    self.held.extend_from_slice(input);
+                    return;
+                }
                 Flow::Leave(end) => {
                     self.begin_leaving(end);
                     return;
@@ -304,6 +310,7 @@ impl Driver {
                     self.ping_unsent = true;
                     codec::frame(Opcode::Ping, &[], None, out);
                 }
+                Item::Resume => self.core.machine.resume(),
             }
             out.len() < OUTPUT_BYTES
         });
@@ -509,6 +516,7 @@ impl Core {
                     frame.finish(out);
                 }
                 match self.machine.routed(routed) {
+                    None if routed == Routed::Held => Flow::Hold,
                     None => Flow::Next,
                     Some(reason) => Flow::Leave(by_gateway(CloseCode::POLICY_VIOLATION, reason.to_owned())),
                 }

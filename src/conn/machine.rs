@@ -23,6 +23,8 @@ enum Phase {
     Challenged,
     Connecting,
     Open,
+    /// A call runs that changes what the next ones are judged by.
+    Held,
 }
 
 /// The id that an answer carries when the request had none that can be told. *Wire*.
@@ -87,7 +89,8 @@ impl Machine {
             // The driver reads nothing while it connects, so this is a client that did not wait for the answer
             // and whose frames were already here. It has no rights yet, and it may not queue.
             Phase::Connecting => Step::refuse(None, RpcError::invalid("a frame came before the answer to connect")),
-            Phase::Open => self.request(text),
+            // The driver takes nothing while it is held; what comes all the same is judged as always.
+            Phase::Open | Phase::Held => self.request(text),
         }
     }
 
@@ -146,6 +149,11 @@ impl Machine {
                 self.unwelcome = 0;
                 None
             }
+            Routed::Held => {
+                self.unwelcome = 0;
+                self.phase = Phase::Held;
+                None
+            }
             Routed::WrongRole => self.unwelcome_again().then_some(TOO_MANY),
         }
     }
@@ -160,14 +168,21 @@ impl Machine {
         self.phase = Phase::Open;
     }
 
-    /// Whether the client is let in.
-    pub const fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open)
+    /// The call that held the connection up is done.
+    pub fn resume(&mut self) {
+        if self.phase == Phase::Held {
+            self.phase = Phase::Open;
+        }
     }
 
-    /// Whether a `connect` is being decided on.
-    pub const fn is_connecting(&self) -> bool {
-        matches!(self.phase, Phase::Connecting)
+    /// Whether the client is let in.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Held)
+    }
+
+    /// Whether no message is to be taken now: a `connect` is being decided on, or a call holds the connection up.
+    pub const fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting | Phase::Held)
     }
 }
 

@@ -477,6 +477,7 @@ impl Inner {
         request: PendingRequest,
         now: UnixMs,
     ) -> Result<Change<Requested>> {
+        let is_new = paired.is_none();
         let mut device = self.grown(paired, &request, ApprovedVia::Silent, now)?;
         let token = device.approval_mut(request.role).and_then(|approval| issue_first(approval, now));
         table::put(tx, &device)?;
@@ -485,6 +486,15 @@ impl Inner {
         settled.push(request);
         Ok(Change::of(Requested::Paired { token }).publish(move || {
             tracing::info!(device = %device.id, scopes = ?device.scopes(), "a local device was paired");
+            if is_new && lock(&self.silent).note(now) {
+                tracing::warn!(
+                    "{} devices were paired without asking within {} minutes: if a proxy or a tunnel on this host passes \
+                     the connections of others on, let it send X-Forwarded-For and list it in gateway.trustedProxies, so \
+                     that they are not taken for local ones; see who was paired with: clawgate devices list",
+                    pairing::SilentPairings::NOTABLE,
+                    pairing::SilentPairings::WINDOW_MS / 60_000
+                );
+            }
             self.show(device);
             self.resolve(&settled, Decision::Approved, now);
         }))
@@ -589,7 +599,10 @@ impl Inner {
         }
     }
 
+    /// Closes the sockets of a device, after the index shows what has become of it. The counter moves first: whoever is
+    /// registered before sees its socket closed, whoever is registered later sees the counter.
     fn cut_off(&self, id: DeviceId, role: Option<Role>, spare: Option<ConnId>, reason: &str) {
+        self.cut_offs.fetch_add(1, Ordering::SeqCst);
         self.hub.close_where(CloseCode::AUTH_CHANGED, reason, |connection| {
             let grant = &connection.grant;
             grant.device() == Some(id) && role.is_none_or(|role| grant.role() == role) && spare != Some(connection.id)

@@ -336,7 +336,8 @@ fn manager(caller: &Connection) -> Manager {
     Manager { scopes: grant.scopes(), device: own, connection: Some(caller.id) }
 }
 
-/// Answers with what `future` gives; then, when that ended the caller's own right to be here, closes it.
+/// Answers with what `future` gives; then, when that ended the caller's own right to be here, closes it. Its later
+/// requests wait for that.
 fn spawn_then_close(
     call: Call<'_>,
     id: DeviceId,
@@ -345,8 +346,10 @@ fn spawn_then_close(
     future: impl Future<Output = Result<serde_json::Value, RpcError>> + Send + 'static,
 ) -> Result<Outcome, RpcError> {
     let caller = Arc::clone(call.caller());
+    let hold = call.hold();
     let responder = call.later();
     task::spawn(reason, async move {
+        let _hold = hold;
         match future.await {
             Ok(answer) => {
                 responder.answer(&answer);
@@ -361,7 +364,7 @@ fn spawn_then_close(
             }
         }
     });
-    Ok(Outcome::Later)
+    Ok(Outcome::Held)
 }
 
 /// The error of a change that was not made. `denied` is what clients look for.

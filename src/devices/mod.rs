@@ -9,7 +9,8 @@
 //! when they are durable. What the rules are stands in [`pairing`], free of all of that; start there.
 //!
 //! A device that is removed or revoked loses its sockets right after the commit. One that is just being let
-//! in has none yet: whoever registers a connection of a device must ask once more afterwards.
+//! in has none yet: whoever registers a connection of a device compares [`Devices::cut_offs`] afterwards with what
+//! it was before the decision, and decides again when it has moved.
 //!
 //! The domain knows the hub (events, and sockets to close) and the store. It does not know how a device
 //! proves its key, nor what a node may run: a domain that keeps more about a device lets its rows refer to
@@ -51,6 +52,9 @@ struct Inner {
     index: RwLock<Index>,
     /// Devices whose last sighting is not on disk yet.
     unsaved: Mutex<HashSet<DeviceId>>,
+    /// Counts rights that were taken back; see [`Devices::cut_offs`].
+    cut_offs: AtomicU64,
+    silent: Mutex<pairing::SilentPairings>,
     on_removed: OnceLock<Box<dyn Fn(DeviceId, Role) + Send + Sync>>,
 }
 
@@ -130,6 +134,8 @@ impl Devices {
             hub,
             index: RwLock::new(index),
             unsaved: Mutex::default(),
+            cut_offs: AtomicU64::new(0),
+            silent: Mutex::default(),
             on_removed: OnceLock::new(),
         })))
     }
@@ -146,6 +152,13 @@ impl Devices {
     /// What is known of a device; `None` when it is not paired.
     pub fn facts(&self, id: DeviceId) -> Option<Arc<PairedDevice>> {
         self.0.read().paired.get(&id).map(|known| Arc::clone(&known.facts))
+    }
+
+    /// How often a right was taken back so far. Who decides on a connect reads it before and again once the connection
+    /// is in the hub: when it is the same, nothing was taken back in between, and what is taken back later finds the
+    /// connection there.
+    pub fn cut_offs(&self) -> u64 {
+        self.0.cut_offs.load(Ordering::SeqCst)
     }
 
     /// When a device was last seen.

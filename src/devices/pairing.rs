@@ -310,6 +310,30 @@ impl Manager {
     }
 }
 
+/// Counts devices that were paired without asking. Many of them in a short time are hardly one person's: rather does
+/// something on this host pass other people's connections on and hide that it does (S-20).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SilentPairings {
+    since: UnixMs,
+    count: u32,
+}
+
+impl SilentPairings {
+    /// How many in [`SilentPairings::WINDOW_MS`] are worth a warning.
+    pub const NOTABLE: u32 = 20;
+    /// The time that is looked at as one.
+    pub const WINDOW_MS: u64 = 10 * 60 * 1000;
+
+    /// One more. Says whether it is the one to warn about: once in a window, not for each.
+    pub fn note(&mut self, now: UnixMs) -> bool {
+        if now.0.abs_diff(self.since.0) > Self::WINDOW_MS {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count == Self::NOTABLE
+    }
+}
+
 /// A request that waits, as the bounds see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting {
@@ -576,6 +600,18 @@ mod tests {
         assert_eq!(weak.may_rotate(&device, Role::Operator, wanted(&["operator.read"])).unwrap().iter().count(), 1);
         let taken = revoked(device, Role::Operator);
         assert_eq!(admin.may_rotate(&taken, Role::Operator, None), Err(Denial::NoSuchRole));
+    }
+
+    #[test]
+    fn many_silent_pairings_are_noted_once_in_a_while() {
+        let mut pairings = SilentPairings::default();
+        let noted = |pairings: &mut SilentPairings, now: u64| (0..100).filter(|_| pairings.note(UnixMs(now))).count();
+        assert_eq!((1..SilentPairings::NOTABLE).filter(|_| pairings.note(NOW)).count(), 0);
+        assert!(pairings.note(NOW));
+        assert_eq!(noted(&mut pairings, NOW.0 + SilentPairings::WINDOW_MS), 0, "once");
+        assert_eq!(noted(&mut pairings, NOW.0 + SilentPairings::WINDOW_MS + 1), 1, "and once more later");
+        let slowly = (0..100).filter(|n| pairings.note(UnixMs(NOW.0 + n * SilentPairings::WINDOW_MS * 2))).count();
+        assert_eq!(slowly, 0);
     }
 
     fn from(source: &str, device: u32, seen_at: u64) -> Waiting {

@@ -24,10 +24,21 @@ pub fn one_host(headers: &HeaderMap, version: Version) -> Result<(), Reject> {
     }
 }
 
+/// A name, an IPv4 address, or an IPv6 address in brackets; then perhaps a port. Nothing may follow the bracket but that:
+/// `[::1]evil.com` is loopback to one reader and not to the next (S-19).
 fn is_host(host: &[u8]) -> bool {
-    !host.is_empty()
-        && host.len() <= 300
-        && host.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%'))
+    let (name, rest, allowed): (_, _, fn(&u8) -> bool) = match host.iter().position(|b| *b == b']') {
+        Some(end) if host[0] == b'[' => {
+            (&host[1..end], &host[end + 1..], |b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+        }
+        Some(_) => return false,
+        None => {
+            let end = host.iter().position(|b| *b == b':').unwrap_or(host.len());
+            (&host[..end], &host[end..], |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    };
+    let port = rest.is_empty() || (rest[0] == b':' && rest.len() > 1 && rest[1..].iter().all(u8::is_ascii_digit));
+    host.len() <= 300 && !name.is_empty() && name.iter().all(allowed) && port
 }
 
 /// Whether the request asks for a WebSocket at all.
@@ -141,10 +152,16 @@ mod tests {
     #[test]
     fn takes_exactly_one_plain_host() {
         let host = |pairs: &[(&str, &str)]| one_host(&headers(pairs), Version::HTTP_11).is_ok();
-        assert!(host(&[("host", "[::1]:18789")]));
+        for text in
+            ["[::1]:18789", "[::1]", "localhost", "127.0.0.1:18789", "gw_1.tail-net.ts.net", "::ffff".trim_matches(':')]
+        {
+            assert!(host(&[("host", text)]), "{text}");
+        }
         assert!(!host(&[]));
         assert!(!host(&[("host", "a"), ("host", "b")]));
         assert!(!host(&[("host", "localhost:18789@evil.com")]));
-        assert!(!host(&[("host", "")]));
+        for text in ["", "[::1]evil.com", "[::1", "::1", "a]", "[]", "a:", "a:b", "a:1:2", ":80", "[::1%eth0]", "a b"] {
+            assert!(!host(&[("host", text)]), "{text}");
+        }
     }
 }

@@ -111,6 +111,8 @@ pub enum Item {
     Event(Arc<EncodedEvent>, u64),
     /// A WebSocket ping.
     Ping,
+    /// Nothing to write: the driver may take requests again.
+    Resume,
 }
 
 impl Item {
@@ -121,6 +123,7 @@ impl Item {
             Self::Text(text) => text.len(),
             Self::Event(event, _) => event.head.len() + 28,
             Self::Ping => 2,
+            Self::Resume => 0,
         }
     }
 }
@@ -214,6 +217,11 @@ impl Outbox {
     /// Queues a ping.
     pub fn push_ping(&self) -> Pushed {
         self.push(|_| Item::Ping, Delivery::Droppable)
+    }
+
+    /// Lets the driver take requests again, once it has written what was queued before.
+    pub fn push_resume(&self) -> Pushed {
+        self.push(|_| Item::Resume, Delivery::Kept)
     }
 
     fn push(&self, item: impl FnOnce(&mut State) -> Item, delivery: Delivery) -> Pushed {
@@ -347,6 +355,7 @@ mod tests {
                 Item::Text(text) => out.extend_from_slice(&text),
                 Item::Event(event, seq) => event.write(Some(seq), &mut out),
                 Item::Ping => out.extend_from_slice(b"ping"),
+                Item::Resume => {}
             }
             texts.push(String::from_utf8(out).unwrap());
             true

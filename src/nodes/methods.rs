@@ -12,6 +12,7 @@ use crate::auth::DeviceId;
 use crate::rpc::dispatch::{Call, Method, Outcome};
 use crate::rpc::error::RpcError;
 use crate::rpc::scope::Scope;
+use crate::task;
 
 /// The table that `methods.rs` mounts.
 pub const METHODS: &[Method<Nodes>] = &[
@@ -127,10 +128,15 @@ fn pair_reject(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
 fn pair_remove(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     let NodeParams { node_id: id } = call.params()?;
     let (id, by, now, nodes) = (node_id(&id)?, pairing::manager(call.caller()), call.now(), nodes.clone());
-    call.spawn(async move {
-        nodes.remove(id, by, now).await?;
-        Ok(json!({"nodeId": id.to_string()}))
-    })
+    let (hold, responder) = (call.hold(), call.later());
+    task::spawn("node.pair.remove", async move {
+        match nodes.remove(id, by, now).await {
+            Ok(()) => responder.answer(&json!({"nodeId": id.to_string()})),
+            Err(error) => responder.fail(&error),
+        };
+        drop(hold);
+    });
+    Ok(Outcome::Held)
 }
 
 /// A node publishes its tools anew; the answer has those that agents may use now.

@@ -335,11 +335,16 @@ impl Nodes {
                 return Err(RpcError::missing_scope(missing.as_str(), &required));
             }
             let created_at = record.approval.as_ref().map_or(now, |approved| approved.created_at);
+            let before = record.approval.as_ref().map(|before| before.approval.surface.commands.clone());
             let approval = Approval { surface: request.surface, pins: request.pins };
+            let commands = approval.surface.commands.clone();
             record.approval = Some(Approved { approval, created_at, approved_at: now });
             record::put(tx, node_id, &record)?;
             let answer = json!({"requestId": request_id, "node": PairedRow::of(node_id, &record)});
             Ok(Change::of(answer).publish(move || {
+                // Who widens what a node may do leaves a trace (S-77); the names of commands are plain.
+                let old = before.unwrap_or_default();
+                tracing::info!(node = %node_id, ?old, new = ?commands, by = ?by.connection, "a node's commands were approved");
                 inner.show_approval(node_id, record);
                 inner.resolved(&request_id, node_id, Decision::Approved, now);
             }))
@@ -364,6 +369,7 @@ impl Nodes {
             record::put(tx, node_id, &record)?;
             let answer = json!({"requestId": request_id, "nodeId": node_id.to_string()});
             Ok(Change::of(answer).publish(move || {
+                tracing::info!(node = %node_id, by = ?by.connection, "a node's commands were rejected");
                 inner.known().show(node_id, record);
                 inner.resolved(&request_id, node_id, Decision::Rejected, now);
             }))
@@ -380,6 +386,7 @@ impl Nodes {
         }
         match self.0.devices.remove_role(node_id, crate::rpc::scope::Role::Node, by.connection, now).await {
             Ok(()) => {
+                tracing::info!(node = %node_id, by = ?by.connection, "a node was removed");
                 self.0.resolved("", node_id, Decision::Removed, now);
                 Ok(())
             }

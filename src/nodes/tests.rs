@@ -159,7 +159,7 @@ fn drain_all(connection: &Connection) -> (Vec<Value>, Option<Closing>) {
         match item {
             Item::Text(text) => out.extend_from_slice(&text),
             Item::Event(event, seq) => event.write(Some(seq), &mut out),
-            Item::Ping => return true,
+            Item::Ping | Item::Resume => return true,
         }
         texts.push(serde_json::from_slice(&out).expect("every frame is JSON"));
         true

@@ -31,6 +31,8 @@ pub enum Outcome {
     Answered,
     /// A [`Responder`] holds the call.
     Later,
+    /// The same, and until the [`Hold`] of the call is dropped no further request of its connection is taken.
+    Held,
 }
 
 /// A handler of a domain whose handle is `S`.
@@ -183,6 +185,12 @@ impl<'a> Call<'a> {
         Responder { caller: Arc::clone(self.caller), method: self.method, id: self.id.into(), answered: false }
     }
 
+    /// Keeps the later requests of this connection waiting, for a call that changes what they are judged by. The handler
+    /// then returns [`Outcome::Held`].
+    pub fn hold(&self) -> Hold {
+        Hold(Arc::clone(self.caller))
+    }
+
     /// Answers later with what `future` gives.
     pub fn spawn<T, F>(self, future: F) -> Result<Outcome, RpcError>
     where
@@ -198,6 +206,18 @@ impl<'a> Call<'a> {
             };
         });
         Ok(Outcome::Later)
+    }
+}
+
+/// Keeps the requests of a connection waiting until it is dropped; see [`Call::hold`]. To be dropped after everything
+/// that the call is about: the answer, and the close if there is one.
+#[derive(Debug)]
+#[must_use]
+pub struct Hold(Arc<Connection>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.outbox.push_resume();
     }
 }
 
@@ -304,6 +324,8 @@ pub enum Routed {
     Routed,
     /// It was for another role: nothing an honest client does often.
     WrongRole,
+    /// It reached a handler that must be done before the next request is taken.
+    Held,
 }
 
 impl Router {
@@ -351,9 +373,9 @@ impl Router {
         });
         match answer {
             Ok(Outcome::Answered) => Routed::Routed,
-            Ok(Outcome::Later) => {
+            Ok(later @ (Outcome::Later | Outcome::Held)) => {
                 out.truncate(start);
-                Routed::Routed
+                if later == Outcome::Held { Routed::Held } else { Routed::Routed }
             }
             Err((routed, error)) => {
                 out.truncate(start);

@@ -41,9 +41,8 @@ use crate::shutdown::Shutdown;
 use crate::system::journal::plain;
 use crate::ws::close::CloseCode;
 
-/// Times that a silent pairing is followed by a new decision. One is enough; a second covers an approval that
-/// came in between.
-const DECISIONS: usize = 3;
+/// Times that a connect is decided on: again after a silent pairing, and whenever a right was taken back meanwhile.
+const DECISIONS: usize = 8;
 
 /// Everything behind the door.
 #[derive(Debug)]
@@ -147,10 +146,14 @@ impl Admission {
         let mut token = None;
         for _ in 0..DECISIONS {
             let now = UnixMs::now();
+            let cut_offs = self.domains.devices.cut_offs();
             let (decision, verdict) = self.decide(&socket, &params, now);
             match decision {
                 Decision::Granted(grant) => {
-                    return self.open(&socket, params, grant, verdict, protocol, token, now).await;
+                    let decided = Decided { grant, verdict, cut_offs };
+                    if let Some(accepted) = self.open(&socket, &params, decided, protocol, &mut token, now).await? {
+                        return Ok(accepted);
+                    }
                 }
                 Decision::Denied(refusal) => {
                     let error = refusal.to_rpc_error();
@@ -182,34 +185,39 @@ impl Admission {
         Err(refused(RpcError::unavailable("the device's approval keeps changing; try again").retryable(true)))
     }
 
-    /// Takes a client in that was granted entry.
-    #[expect(clippy::too_many_arguments, reason = "one call, from the one function above")]
+    /// Takes a client in that was granted entry; `None` when rights were taken back meanwhile, and it must be decided
+    /// again whether its was among them. `token` is what it was given so far.
     async fn open(
         &self,
         socket: &Socket,
-        params: ConnectParams,
-        grant: Grant,
-        verdict: Verdict,
+        params: &ConnectParams,
+        decided: Decided,
         protocol: u32,
-        mut token: Option<IssuedToken>,
+        token: &mut Option<IssuedToken>,
         now: UnixMs,
-    ) -> Result<Accepted, Refused> {
+    ) -> Result<Option<Accepted>, Refused> {
+        let Decided { grant, verdict, cut_offs } = decided;
         let remote_ip = verdict.client().filter(|_| !verdict.is_local());
         if let Some(device) = grant.device().filter(|_| grant.is_paired()) {
             let by_token = grant.method() == auth::Method::DeviceToken;
             self.domains.devices.touch(device, grant.role(), by_token, remote_ip, now);
-            if token.is_none() && grant.issues_device_token() {
+            if grant.issues_device_token() {
+                // One that was rotated away since it was issued is replaced by the one that came after it.
                 let issued = self.domains.devices.ensure_token(device, grant.role(), now).await;
-                token = issued
-                    .map_err(|error| unpaired(&error))?
-                    .map(|issued| IssuedToken { token: issued.token.expose().to_owned(), issued_at: issued.issued_at });
+                if let Some(issued) = issued.map_err(|error| unpaired(&error))? {
+                    *token = Some(IssuedToken { token: issued.token.expose().to_owned(), issued_at: issued.issued_at });
+                }
             }
         }
-        let token = token.filter(|_| grant.issues_device_token());
-        let role = grant.role();
-        let declared = (role == Role::Node).then(|| declared(&params));
+        let issues_token = grant.issues_device_token();
+        let has_device = grant.device().is_some();
+        let declared = (grant.role() == Role::Node).then(|| declared(params));
         let connection = self.hub.register(socket.id, grant, client(params), remote_ip, now);
         let registered = Registered { admission: self, connection: &connection };
+        // What was taken back before this found no connection to close; what is taken back after this does.
+        if has_device && self.domains.devices.cut_offs() != cut_offs {
+            return Ok(None);
+        }
         // The stop may have closed all connections just before this one was among them.
         if self.shutdown.has_begun() {
             let error = RpcError::unavailable("the gateway is stopping; connect again in a moment").retryable(true);
@@ -218,9 +226,10 @@ impl Admission {
         if let Some(declared) = declared {
             self.domains.nodes.connected(&connection, declared, now).await.map_err(refused)?;
         }
-        let hello = self.hello.payload(&connection, protocol, token.as_ref(), &self.domains.system, &self.hub, now);
+        let token = token.as_ref().filter(|_| issues_token);
+        let hello = self.hello.payload(&connection, protocol, token, &self.domains.system, &self.hub, now);
         std::mem::forget(registered);
-        Ok(Accepted { connection, hello })
+        Ok(Some(Accepted { connection, hello }))
     }
 
     fn forget(&self, connection: &Connection) {
@@ -228,6 +237,13 @@ impl Admission {
         self.domains.nodes.disconnected(connection);
         self.hub.unregister(connection.id);
     }
+}
+
+/// A decision to let someone in, and what had been taken back by then.
+struct Decided {
+    grant: Grant,
+    verdict: Verdict,
+    cut_offs: u64,
 }
 
 /// Takes a connection out again when its admission is dropped half-way: the socket may end at any await.
@@ -305,17 +321,18 @@ fn pairing_request(needed: &PairingNeeded, params: &ConnectParams) -> PairingReq
     }
 }
 
-fn client(params: ConnectParams) -> Client {
-    let client = params.client;
+fn client(params: &ConnectParams) -> Client {
+    let client = &params.client;
+    let text = |text: &Option<String>| text.as_deref().map(Into::into);
     Client {
-        id: client.id.into(),
-        display_name: client.display_name.map(Into::into),
-        version: client.version.into(),
-        platform: client.platform.into(),
-        device_family: client.device_family.map(Into::into),
-        model_identifier: client.model_identifier.map(Into::into),
-        mode: client.mode.into(),
-        instance_id: client.instance_id.map(Into::into),
+        id: client.id.as_str().into(),
+        display_name: text(&client.display_name),
+        version: client.version.as_str().into(),
+        platform: client.platform.as_str().into(),
+        device_family: text(&client.device_family),
+        model_identifier: text(&client.model_identifier),
+        mode: client.mode.as_str().into(),
+        instance_id: text(&client.instance_id),
     }
 }
 
