@@ -24,7 +24,7 @@ use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
 use crate::hub::outbox::{EncodedEvent, Item};
 use crate::limits;
-use crate::net::stream::Stream;
+use crate::net::stream::{Received, Stream};
 use crate::rpc::catalog::Event;
 use crate::rpc::dispatch::{Params, Routed, log_refusal, write_error, write_ok};
 use crate::ws::close::{Close, CloseCode};
@@ -59,6 +59,14 @@ thread_local! {
 pub fn run(stream: Stream, read: Bytes, socket: Socket, service: Arc<dyn Service>) -> impl Future<Output = ()> + Send {
     // Not an async function: its future would keep `read` to the end, and with it the whole buffer of HTTP.
     Driver::new(stream, &read, socket, service)
+}
+
+/// What a read brought.
+enum Came {
+    /// Nothing: it waits for the peer, or for a decision.
+    Nothing,
+    /// Something, and perhaps there is more.
+    Bytes { more: bool },
 }
 
 /// What becomes of the connection after a message.
@@ -157,18 +165,36 @@ impl Driver {
                 }
             }
             scratch.output.clear();
-            if self.shake_hands(cx, scratch).is_break() {
+            if self.handshake.is_some() && self.shake_hands(cx, scratch).is_break() {
                 continue;
             }
-            let read = match self.read(cx, scratch) {
-                Ok(read) => read,
+            let was_waiting = self.core.machine.is_waiting();
+            let came = match self.read(cx, scratch) {
+                Ok(came) => came,
                 Err(error) => return self.broken(&error),
             };
             let drained = self.leaving.is_none() && self.drain(cx, &mut scratch.output);
             if let Err(error) = self.send(cx, scratch) {
                 return self.broken(&error);
             }
-            if !read && !drained && self.leaving.is_none() && self.unsent.is_empty() {
+            if self.leaving.is_some() || !self.unsent.is_empty() {
+                continue;
+            }
+            if let Some(connection) = &self.core.connection {
+                if drained {
+                    connection.outbox.settle();
+                }
+                if connection.outbox.is_signalled() {
+                    continue;
+                }
+            }
+            let is_waiting = self.core.machine.is_waiting();
+            let done = match came {
+                Came::Nothing => is_waiting || !was_waiting,
+                // Waiting has just begun: what is waited for is to be polled.
+                Came::Bytes { more } => !is_waiting && !more && self.held.is_empty() && self.stream.poll_quiet(cx),
+            };
+            if done {
                 return Poll::Pending;
             }
         }
@@ -226,34 +252,32 @@ impl Driver {
         Break(())
     }
 
-    /// Reads once and takes the messages. Says whether anything came.
-    fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> io::Result<bool> {
+    /// Reads once and takes the messages.
+    fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> io::Result<Came> {
         if self.core.machine.is_waiting() {
-            return Ok(false);
+            return Ok(Came::Nothing);
         }
         if !self.held.is_empty() {
             let mut held = std::mem::take(&mut self.held);
             self.take_messages(&mut held, &mut scratch.output);
-            return Ok(true);
+            return Ok(Came::Bytes { more: true });
         }
-        let mut buffer = ReadBuf::new(&mut scratch.input);
-        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-            Poll::Pending => Ok(false),
+        match self.stream.poll_receive(cx, &mut scratch.input) {
+            Poll::Pending => Ok(Came::Nothing),
             Poll::Ready(Err(error)) => Err(error),
-            Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-            Poll::Ready(Ok(())) => {
+            Poll::Ready(Ok(Received { bytes: 0, .. })) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(Ok(Received { bytes, more })) => {
                 if let Some(connection) = &self.core.connection {
                     connection.pulse.received(monotonic_s());
                 }
-                let filled = buffer.filled().len();
-                self.take_messages(&mut scratch.input[..filled], &mut scratch.output);
-                Ok(true)
+                self.take_messages(&mut scratch.input[..bytes], &mut scratch.output);
+                Ok(Came::Bytes { more })
             }
         }
     }
 
     fn take_messages(&mut self, mut input: &mut [u8], out: &mut Vec<u8>) {
-        let now = UnixMs::now();
+        let now = UnixMs::coarse();
         loop {
             if out.len() >= OUTPUT_BYTES && !input.is_empty() {
                 self.held.extend_from_slice(input);
@@ -359,6 +383,9 @@ impl Driver {
         if !self.unsent.is_empty() {
             self.unsent = Vec::new();
             self.unsent_at = 0;
+            if let Some(connection) = &self.core.connection {
+                connection.outbox.settle();
+            }
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.ping_is_out();

@@ -154,8 +154,6 @@ pub struct Closing {
 struct State {
     queue: VecDeque<Item>,
     queued_bytes: usize,
-    /// Of what was drained last and may not have left the process yet: still the connection's to answer for.
-    drained_bytes: usize,
     seq: u64,
     dropped: u64,
     closing: Option<Closing>,
@@ -165,15 +163,11 @@ struct State {
 }
 
 impl State {
-    fn wake(&mut self, waker: &Waker, blocked: bool) {
+    fn watch(&mut self, waker: &Waker, blocked: bool) {
         self.blocked = blocked;
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             self.waker = Some(waker.clone());
         }
-    }
-
-    fn waker_for_push(&mut self) -> Option<Waker> {
-        if self.blocked { None } else { self.waker.take() }
     }
 }
 
@@ -181,8 +175,12 @@ impl State {
 #[derive(Debug)]
 pub struct Outbox {
     state: Mutex<State>,
+    /// The driver has something to look at: set with the lock held, read without it on every turn.
+    signalled: AtomicBool,
     /// Mirrors `state.closing.is_some()`, for a look without the lock.
     is_closing: AtomicBool,
+    /// Bytes of what was drained and may not have left the process yet: still the connection's to answer for.
+    drained_bytes: AtomicUsize,
     budget: Arc<Budget>,
     limit_bytes: usize,
 }
@@ -190,7 +188,15 @@ pub struct Outbox {
 impl Outbox {
     /// An empty queue of at most `limit_bytes`, which also count against `budget`.
     pub fn new(limit_bytes: usize, budget: Arc<Budget>) -> Self {
-        Self { state: Mutex::default(), is_closing: AtomicBool::new(false), budget, limit_bytes }
+        Self {
+            state: Mutex::default(),
+            // The first drain takes the lock, and leaves its waker.
+            signalled: AtomicBool::new(true),
+            is_closing: AtomicBool::new(false),
+            drained_bytes: AtomicUsize::new(0),
+            budget,
+            limit_bytes,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -225,51 +231,50 @@ impl Outbox {
     }
 
     fn push(&self, item: impl FnOnce(&mut State) -> Item, delivery: Delivery) -> Pushed {
-        let (pushed, waker) = {
-            let mut state = self.state();
-            if state.closing.is_some() {
-                return Pushed::Refused;
-            }
-            let item = item(&mut state);
-            let bytes = item.bytes();
-            // Droppable events may fill half of the room, so that what must arrive finds some.
-            let room = if delivery == Delivery::Droppable { self.limit_bytes / 2 } else { self.limit_bytes };
-            // An empty queue takes any one message: the limit is on what piles up, not on a message's size.
-            let waiting = state.queued_bytes + state.drained_bytes;
-            let fits = waiting == 0 || waiting + bytes <= room;
-            if fits && self.budget.take(bytes) {
-                state.queued_bytes += bytes;
-                state.queue.push_back(item);
-                (Pushed::Queued, state.waker_for_push())
-            } else if delivery == Delivery::Droppable {
-                state.dropped += 1;
-                (Pushed::Dropped, None)
-            } else {
-                self.close_locked(
-                    &mut state,
-                    Closing { code: CloseCode::POLICY_VIOLATION, reason: "slow consumer".to_owned(), flush: false },
-                );
-                (Pushed::Refused, state.waker.take())
-            }
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+        let mut state = self.state();
+        if state.closing.is_some() {
+            return Pushed::Refused;
         }
-        pushed
+        let item = item(&mut state);
+        let bytes = item.bytes();
+        // Droppable events may fill half of the room, so that what must arrive finds some.
+        let room = if delivery == Delivery::Droppable { self.limit_bytes / 2 } else { self.limit_bytes };
+        // An empty queue takes any one message: the limit is on what piles up, not on a message's size.
+        let waiting = state.queued_bytes + self.drained_bytes.load(Ordering::Relaxed);
+        let fits = waiting == 0 || waiting + bytes <= room;
+        if fits && self.budget.take(bytes) {
+            state.queued_bytes += bytes;
+            state.queue.push_back(item);
+            let wake = !state.blocked;
+            self.signal(&state, wake);
+            Pushed::Queued
+        } else if delivery == Delivery::Droppable {
+            state.dropped += 1;
+            Pushed::Dropped
+        } else {
+            let reason = "slow consumer".to_owned();
+            self.close_locked(&mut state, Closing { code: CloseCode::POLICY_VIOLATION, reason, flush: false });
+            Pushed::Refused
+        }
     }
 
     /// Asks for the connection to be closed; the first reason stands.
     pub fn close(&self, closing: Closing) {
-        let waker = {
-            let mut state = self.state();
-            if state.closing.is_some() {
-                return;
-            }
+        let mut state = self.state();
+        if state.closing.is_none() {
             self.close_locked(&mut state, closing);
-            state.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+        }
+    }
+
+    /// Lets the driver know, once until it has looked. Waking under the lock costs the driver a short wait at worst; a
+    /// waker that is cloned and dropped to wake outside of it costs every push.
+    fn signal(&self, state: &State, wake: bool) {
+        let first = !self.signalled.swap(true, Ordering::Release);
+        if wake
+            && (first || state.closing.is_some())
+            && let Some(waker) = &state.waker
+        {
+            waker.wake_by_ref();
         }
     }
 
@@ -280,6 +285,7 @@ impl Outbox {
         }
         state.closing = Some(closing);
         self.is_closing.store(true, Ordering::Release);
+        self.signal(state, true);
     }
 
     /// Whether the connection is to be closed: nothing more is to be done for it.
@@ -287,20 +293,22 @@ impl Outbox {
         self.is_closing.load(Ordering::Acquire)
     }
 
-    /// Takes items out, oldest first, handing each to `take`, until it says to stop. Registers `waker` for the
-    /// next push when the queue has been emptied. Returns the closing reason once nothing more waits.
+    /// Takes items out, oldest first, handing each to `take`, until it says to stop. Returns the closing reason once
+    /// nothing more waits. The next push, or close, wakes `waker`, which has to be that of one task for as long as the
+    /// queue lives.
     ///
-    /// To be called only when everything that was drained before has left the process: that is when its bytes
-    /// are given back.
+    /// What was drained counts as waiting until [`Outbox::settle`] says that it has left the process.
+    ///
+    /// Cost: an atomic load when nothing has come since the queue was last emptied.
     pub fn drain(&self, waker: &Waker, mut take: impl FnMut(Item) -> bool) -> Option<Closing> {
-        let mut state = self.state();
-        if state.drained_bytes > 0 {
-            self.budget.give_back(std::mem::take(&mut state.drained_bytes));
+        if !self.signalled.load(Ordering::Acquire) {
+            return None;
         }
+        let mut state = self.state();
         while let Some(item) = state.queue.pop_front() {
             let bytes = item.bytes();
             state.queued_bytes -= bytes;
-            state.drained_bytes += bytes;
+            self.drained_bytes.fetch_add(bytes, Ordering::Relaxed);
             if !take(item) {
                 return None;
             }
@@ -308,22 +316,39 @@ impl Outbox {
         if state.queue.capacity() > 64 {
             state.queue = VecDeque::new();
         }
-        state.wake(waker, false);
+        state.watch(waker, false);
+        if state.closing.is_none() {
+            self.signalled.store(false, Ordering::Relaxed);
+        }
         state.closing.clone()
+    }
+
+    /// Everything that was drained has left the process: its bytes are given back.
+    pub fn settle(&self) {
+        let bytes = self.drained_bytes.swap(0, Ordering::Relaxed);
+        if bytes > 0 {
+            self.budget.give_back(bytes);
+        }
     }
 
     /// Registers `waker` for a close alone: the driver has something half written and can take no more. Returns
     /// the closing reason at once, whatever still waits.
     pub fn watch_close(&self, waker: &Waker) -> Option<Closing> {
         let mut state = self.state();
-        state.wake(waker, true);
+        state.watch(waker, true);
+        // The next drain takes the lock, and listens to pushes again.
+        self.signalled.store(true, Ordering::Relaxed);
         state.closing.clone()
+    }
+
+    /// Whether the next [`Outbox::drain`] may find something.
+    pub fn is_signalled(&self) -> bool {
+        self.signalled.load(Ordering::Acquire)
     }
 
     /// Bytes that wait, drained ones that may not have left yet included.
     pub fn queued_bytes(&self) -> usize {
-        let state = self.state();
-        state.queued_bytes + state.drained_bytes
+        self.state().queued_bytes + self.drained_bytes.load(Ordering::Relaxed)
     }
 
     /// Droppable events left out so far.
@@ -386,7 +411,7 @@ mod tests {
         assert_eq!(outbox.dropped(), 3);
         assert_eq!(drain(&outbox).0.len(), 2);
         assert_eq!(outbox.push_event(&tick), Pushed::Dropped, "what was drained may not have left yet");
-        drain(&outbox);
+        outbox.settle();
         outbox.push_event(&tick);
         assert!(drain(&outbox).0[0].ends_with(r#","seq":6}"#));
     }
@@ -416,6 +441,42 @@ mod tests {
         assert_eq!(b.push_text(vec![b'x'; 400]), Pushed::Refused);
         drop(a);
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl std::task::Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn wakes_once_for_a_burst_and_not_while_the_driver_cannot_write() {
+        let (outbox, bell) = (outbox(1 << 16), Arc::new(Bell::default()));
+        let waker = Waker::from(Arc::clone(&bell));
+        let empty = || outbox.drain(&waker, |_| true);
+        let woken = || bell.0.swap(0, Ordering::Relaxed);
+        outbox.push_text("before the driver looked");
+        empty();
+        assert_eq!(woken(), 0);
+        outbox.push_text("a");
+        outbox.push_text("b");
+        assert_eq!(woken(), 1);
+        empty();
+        outbox.watch_close(&waker);
+        outbox.push_text("c");
+        assert_eq!(woken(), 0, "it cannot be written");
+        empty();
+        outbox.watch_close(&waker);
+        empty();
+        outbox.push_text("d");
+        assert_eq!(woken(), 1, "written again, it listens again");
+        outbox.watch_close(&waker);
+        outbox.close(Closing { code: CloseCode::POLICY_VIOLATION, reason: "x".into(), flush: true });
+        assert_eq!(woken(), 1, "a close is heard at any time");
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub type Serve = dyn Fn(tokio::net::TcpStream, SocketAddr) -> Pin<Box<dyn Future
 /// Sockets that may wait for a worker to take them; beyond it the accept loop drops new ones.
 const HANDOFF: usize = 1024;
 
+/// Tasks that run before the worker asks the kernel again what is ready. The more, the more calls to one node are
+/// written to it at once; what is ready waits for at most so many turns, some milliseconds.
+const TASKS_A_POLL: u32 = 256;
+
 struct Worker {
     sockets: mpsc::Sender<(TcpStream, SocketAddr)>,
     load: Arc<AtomicUsize>,
@@ -78,7 +82,8 @@ impl Drop for Placed {
 
 impl Worker {
     fn start(number: usize, serve: Arc<Serve>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().event_interval(TASKS_A_POLL).enable_all().build()?;
         let (sockets, mut incoming) = mpsc::channel::<(TcpStream, SocketAddr)>(HANDOFF);
         let load = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&load);
