@@ -104,6 +104,7 @@ fn take(connection: &Connection, mut look: impl FnMut(&[u8])) -> usize {
         }
         true
     });
+    connection.outbox.settle();
     taken
 }
 
