@@ -19,7 +19,7 @@
 //! 5 composition   main  cli  server  methods
 //! 4 domains       devices nodes system
 //! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
-//! 2 adapters      net  store  client  config::load
+//! 2 adapters      private_file  net  store  client  config::load
 //! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
 //! 0 words         address  id  limits  secret  clock  rpc::{envelope,error,scope}  ws::{message,close}
 //! ```
@@ -41,6 +41,7 @@ pub mod limits;
 pub mod methods;
 pub mod net;
 pub mod nodes;
+mod private_file;
 pub mod rpc;
 pub mod secret;
 pub mod server;

@@ -218,6 +218,7 @@ mod tests {
             "clawgate gateway call node.invoke --params {} --json --timeout 5000 --url wss://x --token t",
             "clawgate gateway health --json",
             "clawgate gateway probe --json --timeout 3000",
+            "clawgate gateway fingerprint --json",
             "clawgate gateway status --deep --require-rpc",
             "clawgate --profile work gateway status --no-probe",
             "clawgate health --json --timeout 1000",

@@ -3,15 +3,14 @@
 //! The rules are `auth`'s; here the facts are gathered for them, what they decide is carried out (a silent
 //! pairing, a request for approval, a token), and every outcome leaves one line in the log.
 
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::hello::{Hello, IssuedToken};
 use crate::auth::client::Client as ClientClaims;
@@ -24,22 +23,23 @@ use crate::auth::{
 };
 use crate::clock::UnixMs;
 use crate::conn::connect::{ConnectParams, PROTOCOL, PROTOCOL_PREVIOUS};
-use crate::conn::{Accepted, Connecting, End, EndedBy, Refused, Service, Socket, driver};
+use crate::conn::{Accepted, CalledOff, Connecting, End, EndedBy, Refused, Service, Socket};
 use crate::devices::record::{Claims, PairedDevice, Token};
 use crate::devices::{PairingError, PairingRequest, Requested};
+use crate::http::Readiness;
 use crate::http::reject::{self, Reject};
-use crate::http::{Readiness, Site, Upgraded};
 use crate::hub::{Client, Connection, Hub};
 use crate::id;
 use crate::limits;
 use crate::methods::Domains;
+use crate::net::preauth::{Full, Preauth, Slot};
 use crate::nodes::Declared;
 use crate::rpc::dispatch::{Params, Routed, Router};
 use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
 use crate::shutdown::Shutdown;
 use crate::system::journal::plain;
-use crate::ws::close::CloseCode;
+use crate::ws::close::{Close, CloseCode};
 
 /// Times that a connect is decided on: again after a silent pairing, and whenever a right was taken back meanwhile.
 const DECISIONS: usize = 8;
@@ -55,7 +55,7 @@ pub struct Admission {
     router: Router,
     hello: Hello,
     readiness: AtomicU8,
-    preauth: AtomicUsize,
+    preauth: Preauth,
     handshake_timeout: Duration,
     shutdown: Shutdown,
 }
@@ -82,7 +82,7 @@ impl Admission {
             router,
             hello,
             readiness: AtomicU8::new(Readiness::Starting as u8),
-            preauth: AtomicUsize::new(0),
+            preauth: Preauth::default(),
             handshake_timeout,
             shutdown,
         }
@@ -99,7 +99,7 @@ impl Admission {
         let lines = header_lines(&socket.head);
         let headers = HeaderView::new(&lines);
         let peer = socket.peer.ip();
-        let verdict = Verdict::of(peer, headers, Listener::Main, &policy.ingress);
+        let verdict = socket.verdict;
         let device_id = params.device.as_ref().and_then(|device| DeviceId::parse(&device.id));
         let paired = device_id.and_then(|id| self.domains.devices.facts(id)).map(|facts| as_evidence(&facts));
         let scopes: Option<Vec<&str>> = params.scopes.as_ref().map(|all| all.iter().map(String::as_str).collect());
@@ -156,6 +156,7 @@ impl Admission {
                     }
                 }
                 Decision::Denied(refusal) => {
+                    self.count_refusal(refusal.reason.label());
                     let error = refusal.to_rpc_error();
                     let code = refusal.reason.close_code();
                     return Err(Refused { reason: String::new(), error, code });
@@ -258,6 +259,13 @@ impl Drop for Registered<'_> {
     }
 }
 
+async fn call_off(shutdown: &Shutdown, slot: &Slot) -> Close<'static> {
+    tokio::select! {
+        () = shutdown.begun() => Close::new(CloseCode::SERVICE_RESTART, "service restart"),
+        () = slot.called_off() => Close::new(CloseCode::TRY_AGAIN_LATER, "too many unauthenticated connections"),
+    }
+}
+
 fn refused(error: RpcError) -> Refused {
     Refused { error, code: CloseCode::POLICY_VIOLATION, reason: String::new() }
 }
@@ -345,8 +353,9 @@ fn declared(params: &ConnectParams) -> Declared {
     }
 }
 
-impl Site for Admission {
-    fn readiness(&self) -> Readiness {
+impl Admission {
+    /// How far the start, or the stop, has come.
+    pub fn readiness(&self) -> Readiness {
         match self.readiness.load(Ordering::Acquire) {
             0 => Readiness::Starting,
             1 => Readiness::Ready,
@@ -354,35 +363,68 @@ impl Site for Admission {
         }
     }
 
-    fn uptime_ms(&self) -> u64 {
+    /// Milliseconds since the start.
+    pub fn uptime_ms(&self) -> u64 {
         self.domains.system.uptime_ms()
     }
 
-    fn stopping(&self) -> impl Future<Output = ()> + Send {
-        self.shutdown.begun()
+    /// A place for a socket from `peer`, of which nothing is known yet.
+    ///
+    /// # Errors
+    /// [`Full`]: it has too many already.
+    pub fn enter(&self, peer: IpAddr) -> Result<Slot, Full> {
+        let is_shared = peer.to_canonical().is_loopback() || self.policy.load().ingress.trusted_proxies.contains(peer);
+        self.preauth.enter(peer, is_shared)
     }
 
-    fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject> {
+    /// Time from the accept to the end of the TLS handshake.
+    pub fn tls_timeout(&self) -> Duration {
+        limits::TLS_HANDSHAKE_TIMEOUT.min(self.handshake_timeout)
+    }
+
+    /// Ends when a stranger must go: the gateway stops, or gave the place of `slot` to another. Says which.
+    pub async fn call_off(&self, slot: &Slot) -> Close<'static> {
+        call_off(&self.shutdown, slot).await
+    }
+
+    /// The one verdict on where a request came from, with the generation of the settings it was judged by. Also
+    /// judges whether its page may talk to us.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    pub fn judge(
+        &self,
+        peer: SocketAddr,
+        head: &http::request::Parts,
+        listener: Listener,
+    ) -> Result<(Verdict, u64), Reject> {
         let policy = self.policy.load();
         let lines = header_lines(head);
         let headers = HeaderView::new(&lines);
-        let verdict = Verdict::of(peer.ip(), headers, Listener::Main, &policy.ingress);
+        let verdict = Verdict::of(peer.ip(), headers, listener, &policy.ingress);
         if let Verdict::Unattributable { .. } = verdict {
             return Err(reject::UNATTRIBUTABLE);
         }
         policy.origins.check_request(headers, verdict.is_local()).map_err(|_| reject::ORIGIN)?;
-        if self.preauth.load(Ordering::Relaxed) >= limits::PREAUTH_SOCKETS {
-            return Err(reject::PREAUTH_FULL);
-        }
-        Ok(())
+        Ok((verdict, policy.generation))
     }
 
-    fn connected(self: Arc<Self>, upgraded: Upgraded) -> impl Future<Output = ()> + Send {
-        let Upgraded { stream, read, peer, head } = upgraded;
-        self.preauth.fetch_add(1, Ordering::Relaxed);
-        let generation = self.policy.load().generation;
-        let socket = Socket { id: self.hub.next_id(), peer, head, nonce: id::uuid().into(), generation };
-        driver::run(stream, read, socket, self)
+    /// A socket whose upgrade was admitted.
+    pub fn socket(
+        &self,
+        peer: SocketAddr,
+        head: Arc<http::request::Parts>,
+        verdict: Verdict,
+        generation: u64,
+        since: Instant,
+        slot: Arc<Slot>,
+    ) -> Socket {
+        Socket { id: self.hub.next_id(), peer, head, nonce: id::uuid().into(), verdict, generation, since, slot }
+    }
+
+    /// Counts a refusal by its name.
+    pub fn count_refusal(&self, reason: &'static str) {
+        self.domains.system.refusals().count(reason);
     }
 }
 
@@ -391,9 +433,9 @@ impl Service for Admission {
         self.handshake_timeout
     }
 
-    fn stopping(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let shutdown = self.shutdown.clone();
-        Box::pin(async move { shutdown.begun().await })
+    fn called_off(&self, socket: &Socket) -> CalledOff {
+        let (shutdown, slot) = (self.shutdown.clone(), Arc::clone(&socket.slot));
+        Box::pin(async move { call_off(&shutdown, &slot).await })
     }
 
     fn connect(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Connecting {
@@ -401,7 +443,6 @@ impl Service for Admission {
     }
 
     fn opened(&self, connection: &Arc<Connection>) {
-        self.preauth.fetch_sub(1, Ordering::Relaxed);
         tracing::debug!(
             conn = %connection.id,
             role = %connection.grant.role(),
@@ -439,7 +480,6 @@ impl Service for Admission {
                 }
             }
             None => {
-                self.preauth.fetch_sub(1, Ordering::Relaxed);
                 let peer = socket.map(|socket| socket.peer.to_string()).unwrap_or_default();
                 match end.by {
                     EndedBy::Gateway => tracing::info!(peer, code = end.code, reason, "client refused"),

@@ -8,6 +8,7 @@ pub mod hello;
 pub mod lock;
 pub mod logging;
 mod policy;
+pub mod reception;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -25,15 +26,15 @@ use crate::config::load::{FilesAndCommands, Loaded, host_facts};
 use crate::config::model::{ConsoleStyle, LogLevel};
 use crate::config::resolve::{self, Flags, Start};
 use crate::config::snapshot::{RevisionKey, snapshot};
-use crate::config::{Config, Profile};
+use crate::config::{Config, Paths, Profile};
 use crate::devices::{self, Devices};
 use crate::http::{self, Readiness};
 use crate::hub::Hub;
 use crate::hub::outbox::EncodedEvent;
 use crate::hub::registry::encode;
 use crate::methods::{self, Domains};
-use crate::net::stream::Stream;
-use crate::net::{accept, bind, descriptors, workers};
+use crate::net::tls::Tls;
+use crate::net::{accept, bind, descriptors, tls, workers};
 use crate::nodes::{self, Nodes};
 use crate::rpc::catalog::Event;
 use crate::secret::Secret;
@@ -47,6 +48,8 @@ use crate::{id, limits, task};
 use admission::Admission;
 use announce::Announcement;
 use lock::StateLock;
+pub(crate) use policy::tls_files;
+use reception::Reception;
 
 /// Pause between a change of the presence list and its broadcast, in which further changes join it.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(100);
@@ -84,6 +87,8 @@ pub enum StartError {
     Identity(#[from] identity::IdentityError),
     #[error("cannot make the folder {}: {source}", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     #[error("cannot open the log: {0}")]
     Log(#[from] tracing_appender::rolling::InitError),
     #[error("the operating system refused what the gateway needs to run: {0}")]
@@ -114,6 +119,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
     let descriptors = descriptors::raise();
     let addresses: Vec<_> = start.listen.addresses.iter().map(|ip| SocketAddr::new(*ip, start.listen.port)).collect();
     let listeners = bind::bind_all(&addresses)?;
+    let tls = open_tls(&config, &paths, &start)?;
     let generated = start.needs_token().then(|| Secret::new(id::token()));
     // For the commands of this user on this host; gone when the gateway is.
     let _published =
@@ -153,9 +159,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         ));
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
-        let site = Arc::clone(&admission);
-        let serve: Arc<workers::Serve> =
-            Arc::new(move |stream, peer| Box::pin(http::serve(Stream::Plain(stream), peer, Arc::clone(&site))));
+        let reception = Reception { admission: Arc::clone(&admission), tls: tls.clone(), tailscale: None };
+        let serve: Arc<workers::Serve> = Arc::new(move |stream, peer| reception.receive(stream, peer));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);
         admission.set_readiness(Readiness::Ready);
         for listener in listeners {
@@ -176,7 +181,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             tracing::warn!("{}:{notice}", paths.config_file.display());
         }
         let mut signals = StopSignals::listen()?;
-        Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors }.print();
+        let fingerprints = tls.as_ref().map(|tls| tls.fingerprints());
+        Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors, fingerprints }.print();
 
         let signal = signals.next().await;
         shutdown.begin();
@@ -185,6 +191,24 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         store.close().await;
         Ok(left)
     })
+}
+
+/// The certificate of the ordinary port, made now when it is wanted and missing.
+fn open_tls(config: &Config, paths: &Paths, start: &Start) -> Result<Option<Arc<Tls>>, StartError> {
+    let settings = &config.gateway.tls;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    if settings.ca_path.is_some() {
+        tracing::warn!(
+            "gateway.tls.caPath has no effect: gateway.tls.certPath holds the whole chain, and clients prove themselves by gateway.auth"
+        );
+    }
+    let (tls, was_made) = Tls::open(policy::tls_files(settings, paths), &policy::tls_names(start))?;
+    if was_made {
+        tracing::warn!(cert = %tls.files().cert.display(), "a self-signed certificate was made; clients must pin its fingerprint");
+    }
+    Ok(Some(Arc::new(tls)))
 }
 
 /// Hands a socket to a worker, or tells it that there is no room.

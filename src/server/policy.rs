@@ -1,13 +1,16 @@
 //! From settings to what the layers below take: the access policy, the node policy, facts about the host.
 
+use std::net::IpAddr;
+
 use crate::address::AddressList;
 use crate::auth::origin::OriginPolicy;
 use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::trusted_proxy::TrustedProxy;
 use crate::auth::{AuthMode, Policy};
-use crate::config::Config;
-use crate::config::model::AuthMode as ConfiguredMode;
+use crate::config::model::{AuthMode as ConfiguredMode, Tls};
 use crate::config::resolve::{Credential, Start};
+use crate::config::{Config, Paths};
+use crate::net::tls::Files;
 use crate::nodes::NodePolicy;
 use crate::rpc::scope::ScopeSet;
 use crate::secret::{Secret, SecretHash};
@@ -79,6 +82,39 @@ pub(super) fn nodes(config: &Config) -> NodePolicy {
         plugin_tools: nodes.plugin_tools,
         allow_skills: nodes.allow_skills,
     }
+}
+
+/// Where the certificate and its key lie: as configured, else where every program of the installation looks.
+pub(crate) fn tls_files(settings: &Tls, paths: &Paths) -> Files {
+    let folder = paths.state_dir.join("gateway").join("tls");
+    Files {
+        cert: settings.cert_path.clone().unwrap_or_else(|| folder.join("gateway-cert.pem")),
+        key: settings.key_path.clone().unwrap_or_else(|| folder.join("gateway-key.pem")),
+        may_make: settings.auto_generate,
+    }
+}
+
+/// What a certificate of ours is for: this host by its names, and every address that is listened on.
+pub(super) fn tls_names(start: &Start) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned()];
+    let host = host_name();
+    let is_dns =
+        |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+    if is_dns(&host) {
+        names.extend([host.clone(), format!("{}.local", host.trim_end_matches(".local"))]);
+    }
+    let own = || if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|interface| interface.ip());
+    let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)];
+    for address in &start.listen.addresses {
+        match address.is_unspecified() {
+            true => addresses.extend(own().filter(|own| own.is_ipv4() == address.is_ipv4())),
+            false => addresses.push(*address),
+        }
+    }
+    names.extend(addresses.iter().map(ToString::to_string));
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
 }
 
 /// Name of the machine.

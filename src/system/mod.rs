@@ -6,6 +6,7 @@
 pub mod identity;
 pub mod journal;
 pub mod methods;
+pub mod refusals;
 pub mod report;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::clock::UnixMs;
 use crate::hub::Hub;
 use crate::hub::presence::Row;
 use identity::Identity;
+use refusals::Refusals;
 
 /// What the gateway knows of its own start, for its reports.
 #[derive(Debug)]
@@ -52,6 +54,7 @@ struct Inner {
     health_tail: Vec<u8>,
     started: Instant,
     heartbeats: AtomicBool,
+    refusals: Refusals,
 }
 
 impl System {
@@ -60,7 +63,14 @@ impl System {
         hub.presence().set_self(own_row(&facts));
         let health_tail = report::health_tail(&facts.state_dir);
         let heartbeats = AtomicBool::new(true);
-        Self(Arc::new(Inner { facts, hub, health_tail, started: Instant::now(), heartbeats }))
+        Self(Arc::new(Inner {
+            facts,
+            hub,
+            health_tail,
+            started: Instant::now(),
+            heartbeats,
+            refusals: Refusals::default(),
+        }))
     }
 
     /// What it was started with.
@@ -71,6 +81,11 @@ impl System {
     /// Milliseconds since the start.
     pub fn uptime_ms(&self) -> u64 {
         u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Who was not let in, by reason.
+    pub fn refusals(&self) -> &Refusals {
+        &self.0.refusals
     }
 
     fn health_tail(&self) -> &[u8] {

@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod budgets;
 mod devices;
 mod handshake;
 mod log;
@@ -17,4 +18,5 @@ mod roles;
 mod slow;
 mod startup;
 mod stop;
+mod tls;
 mod upgrade;
