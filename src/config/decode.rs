@@ -142,8 +142,9 @@ impl<'a> Reader<'a> {
 
     fn gateway(&mut self, s: &Section<'a>) -> Gateway {
         let default = Gateway::default();
-        let [auth, control_ui, tailscale, remote, tls, nodes, http] =
-            ["auth", "controlUi", "tailscale", "remote", "tls", "nodes", "http"].map(|key| self.section(s, key));
+        let [auth, control_ui, tailscale, remote, tls, reload, nodes, http] =
+            ["auth", "controlUi", "tailscale", "remote", "tls", "reload", "nodes", "http"]
+                .map(|key| self.section(s, key));
         let headers = self.section(&http, "securityHeaders");
         Gateway {
             mode: self.keyword(s, "mode", |_| None),
@@ -157,6 +158,7 @@ impl<'a> Reader<'a> {
             tailscale: self.keyword(&tailscale, "mode", |_| None).unwrap_or(default.tailscale),
             remote: self.remote(&remote),
             tls: self.tls(&tls),
+            reload: self.keyword(&reload, "mode", |_| None).unwrap_or(default.reload),
             nodes: self.nodes(&nodes),
             handshake_timeout: self
                 .milliseconds(s, "handshakeTimeoutMs", 1..=600_000)

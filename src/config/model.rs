@@ -75,6 +75,20 @@ keywords! {
 }
 
 keywords! {
+    /// `gateway.reload.mode`: whether edits of the file take effect while the gateway runs.
+    ReloadMode {
+        /// Only when it is told to (SIGHUP), or at its next start.
+        Off = "off",
+        /// At once, where that can be done; a notice names what needs a restart.
+        Hybrid = "hybrid",
+        /// An older word for `hybrid`.
+        Hot = "hot",
+        /// An older word for `hybrid`: this gateway never restarts by itself.
+        Restart = "restart",
+    }
+}
+
+keywords! {
     /// `gateway.remote.transport`: how a client reaches a remote gateway (contract 4.11).
     Transport {
         /// Through an SSH tunnel.
@@ -162,6 +176,8 @@ pub struct Gateway {
     pub remote: Remote,
     /// `tls`.
     pub tls: Tls,
+    /// `reload.mode`. Default `hybrid`.
+    pub reload: ReloadMode,
     /// `nodes`.
     pub nodes: Nodes,
     /// Time from accept to `hello-ok`: `OPENCLAW_HANDSHAKE_TIMEOUT_MS`, else `handshakeTimeoutMs`, 1 ms to
@@ -366,6 +382,7 @@ impl Default for Gateway {
             tailscale: TailscaleMode::Off,
             remote: Remote::default(),
             tls: Tls::default(),
+            reload: ReloadMode::Hybrid,
             nodes: Nodes::default(),
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             strict_transport_security: None,

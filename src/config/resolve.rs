@@ -225,23 +225,56 @@ pub fn start(
     if gateway.mode == Some(Mode::Remote) && !flags.allow_unconfigured {
         return Err(Refusal::RemoteMode);
     }
-    refuse_trusting_everyone(&gateway.trusted_proxies)?;
-    let auth = server_auth(config, environment, flags, access)?;
+    let auth = trusted_auth(config, environment, flags, access)?;
     let mut notices = Vec::new();
     let bind = flags.bind.unwrap_or(gateway.bind);
     let listen = ListenPlan {
         addresses: addresses(bind, &gateway.custom_bind_host, host, &mut notices)?,
         port: port(config, environment, flags, default_port)?,
     };
-    if auth.mode == AuthMode::TrustedProxy && gateway.trusted_proxies.is_empty() {
+    guard(config, flags.tailscale.unwrap_or(gateway.tailscale), &auth, &listen)?;
+    notices.extend(advice(config, &auth, &listen));
+    Ok(Start { listen, auth, notices })
+}
+
+/// Decides who gets in to a gateway that runs already: on `listen`, with `tailscale`, which another configuration does
+/// not change before the next start.
+///
+/// # Errors
+/// The first reason why it must not run like that.
+pub fn reload(
+    config: &Config,
+    environment: &Environment,
+    flags: &Flags,
+    listen: &ListenPlan,
+    tailscale: TailscaleMode,
+    access: &dyn ProviderAccess,
+) -> Result<ServerAuth, Refusal> {
+    let flags = Flags { tailscale: Some(tailscale), ..flags.clone() };
+    let auth = trusted_auth(config, environment, &flags, access)?;
+    guard(config, tailscale, &auth, listen)?;
+    Ok(auth)
+}
+
+fn trusted_auth(
+    config: &Config,
+    environment: &Environment,
+    flags: &Flags,
+    access: &dyn ProviderAccess,
+) -> Result<ServerAuth, Refusal> {
+    refuse_trusting_everyone(&config.gateway.trusted_proxies)?;
+    server_auth(config, environment, flags, access)
+}
+
+/// Whether that authentication is enough for where the gateway can be reached.
+fn guard(config: &Config, tailscale: TailscaleMode, auth: &ServerAuth, listen: &ListenPlan) -> Result<(), Refusal> {
+    if auth.mode == AuthMode::TrustedProxy && config.gateway.trusted_proxies.is_empty() {
         return Err(Refusal::NoTrustedProxies);
     }
     if let Some(address) = listen.addresses.iter().copied().find(|address| !address.is_loopback()) {
-        refuse_open_door(&auth, address)?;
+        refuse_open_door(auth, address)?;
     }
-    guard_tailscale(flags.tailscale.unwrap_or(gateway.tailscale), &auth, &listen)?;
-    notices.extend(advice(config, &auth, &listen));
-    Ok(Start { listen, auth, notices })
+    guard_tailscale(tailscale, auth, listen)
 }
 
 /// Decides the authentication mode and its secrets (contract 2.1 to 2.3).
@@ -749,6 +782,21 @@ mod tests {
         let mut with = case("auth: {token: 't'}");
         with.flags.tailscale = Some(TailscaleMode::Funnel);
         assert!(with.start().is_err());
+    }
+
+    #[test]
+    fn a_reload_is_judged_by_where_the_gateway_listens_already() {
+        let edited = case("bind: 'loopback', auth: {mode: 'none'}");
+        let environment = Environment::default();
+        let document = Document::parse(format!("{{gateway: {{{}}}}}", edited.gateway)).unwrap();
+        let config = decode(&document, &environment).unwrap().config;
+        let judge = |address: &str, tailscale| {
+            let listen = ListenPlan { addresses: vec![address.parse().unwrap()], port: 1 };
+            reload(&config, &environment, &Flags::default(), &listen, tailscale, &EnvironmentOnly).map(|auth| auth.mode)
+        };
+        assert_eq!(judge("127.0.0.1", TailscaleMode::Off), Ok(AuthMode::None));
+        assert!(matches!(judge("0.0.0.0", TailscaleMode::Off), Err(Refusal::NoAuthBeyondLoopback { .. })));
+        assert!(matches!(judge("127.0.0.1", TailscaleMode::Serve), Err(Refusal::NoAuthWithTailscale { .. })));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,9 +17,11 @@ use crate::auth::client::Client as ClientClaims;
 use crate::auth::device::SignedDevice;
 use crate::auth::ingress::Listener;
 use crate::auth::pairing::PairingNeeded;
+use crate::auth::rate_limit::RateLimitPolicy;
+use crate::auth::standing::stands;
 use crate::auth::{
-    self, ApprovedRole, Credentials, Decision, DeviceId, DeviceToken, Evidence, Grant, HeaderView, Policy, RateLimits,
-    Surface, Verdict,
+    self, ApprovedRole, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant, HeaderView, Policy,
+    RateLimits, Surface, Verdict,
 };
 use crate::clock::UnixMs;
 use crate::conn::connect::{ConnectParams, PROTOCOL, PROTOCOL_PREVIOUS};
@@ -56,6 +58,8 @@ pub struct Admission {
     hello: Hello,
     readiness: AtomicU8,
     preauth: Preauth,
+    /// Other settings are in force, and not every connection has been looked at yet.
+    changing: AtomicBool,
     handshake_timeout: Duration,
     shutdown: Shutdown,
 }
@@ -71,7 +75,7 @@ impl Admission {
         domains: Domains,
         router: Router,
     ) -> Self {
-        let hello = Hello::new(&router, policy.mode.as_str());
+        let hello = Hello::new(&router);
         let own_addresses = if_addrs::get_if_addrs().ok().map(|all| all.iter().map(if_addrs::Interface::ip).collect());
         Self {
             policy: ArcSwap::from_pointee(policy),
@@ -83,6 +87,7 @@ impl Admission {
             hello,
             readiness: AtomicU8::new(Readiness::Starting as u8),
             preauth: Preauth::default(),
+            changing: AtomicBool::new(false),
             handshake_timeout,
             shutdown,
         }
@@ -91,6 +96,37 @@ impl Admission {
     /// Says how far the start, or the stop, has come.
     pub fn set_readiness(&self, readiness: Readiness) {
         self.readiness.store(readiness as u8, Ordering::Release);
+    }
+
+    /// Puts other settings in force, and closes the connections whose right has gone with the old ones. `None` when who
+    /// gets in is as before. One caller at a time.
+    pub fn apply(&self, policy: Policy, limits: RateLimitPolicy) -> Option<Applied> {
+        self.limits.set_policy(limits);
+        let policy = Arc::new(policy.succeeding(&self.policy.load())?);
+        // From here on each request is judged by itself, until all connections have been.
+        self.changing.store(true, Ordering::Release);
+        self.policy.store(Arc::clone(&policy));
+        let mut closed = 0;
+        for connection in self.hub.connections() {
+            if let Err(lost) = stands(&connection.grant, &policy) {
+                connection.close(CloseCode::AUTH_CHANGED, lost.reason());
+                closed += 1;
+            }
+        }
+        self.changing.store(false, Ordering::Release);
+        Some(Applied { generation: policy.generation, closed })
+    }
+
+    /// Whether a connection still has its right while settings change; closes it if not.
+    #[cold]
+    fn keeps_its_right(&self, connection: &Connection) -> bool {
+        match stands(&connection.grant, &self.policy.load()) {
+            Ok(()) => true,
+            Err(lost) => {
+                connection.close(CloseCode::AUTH_CHANGED, lost.reason());
+                false
+            }
+        }
     }
 
     /// One decision, from the facts of this moment.
@@ -219,6 +255,12 @@ impl Admission {
         if has_device && self.domains.devices.cut_offs() != cut_offs {
             return Ok(None);
         }
+        let policy = self.policy.load_full();
+        if policy.generation != connection.grant.generation() && stands(&connection.grant, &policy).is_err() {
+            let refusal = auth::Refusal::plain(Denied::AuthChanged);
+            let code = refusal.reason.close_code();
+            return Err(Refused { error: refusal.to_rpc_error(), code, reason: String::new() });
+        }
         // The stop may have closed all connections just before this one was among them.
         if self.shutdown.has_begun() {
             let error = RpcError::unavailable("the gateway is stopping; connect again in a moment").retryable(true);
@@ -228,7 +270,8 @@ impl Admission {
             self.domains.nodes.connected(&connection, declared, now).await.map_err(refused)?;
         }
         let token = token.as_ref().filter(|_| issues_token);
-        let hello = self.hello.payload(&connection, protocol, token, &self.domains.system, &self.hub, now);
+        let mode = self.policy.load().mode.as_str();
+        let hello = self.hello.payload(&connection, protocol, token, mode, &self.domains.system, &self.hub, now);
         std::mem::forget(registered);
         Ok(Some(Accepted { connection, hello }))
     }
@@ -238,6 +281,15 @@ impl Admission {
         self.domains.nodes.disconnected(connection);
         self.hub.unregister(connection.id);
     }
+}
+
+/// Settings that were put in force.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// Their generation.
+    pub generation: u64,
+    /// Connections that lost their right.
+    pub closed: usize,
 }
 
 /// A decision to let someone in, and what had been taken back by then.
@@ -463,6 +515,9 @@ impl Service for Admission {
         now: UnixMs,
         out: &mut Vec<u8>,
     ) -> Routed {
+        if self.changing.load(Ordering::Acquire) && !self.keeps_its_right(caller) {
+            return Routed::Routed;
+        }
         self.router.route(caller, id, method, params, now, out)
     }
 

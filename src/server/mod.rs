@@ -9,6 +9,7 @@ pub mod lock;
 pub mod logging;
 mod policy;
 pub mod reception;
+mod reload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -50,6 +51,7 @@ use announce::Announcement;
 use lock::StateLock;
 pub(crate) use policy::tls_files;
 use reception::Reception;
+use reload::{Reload, Seen};
 
 /// Pause between a change of the presence list and its broadcast, in which further changes join it.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(100);
@@ -101,8 +103,9 @@ pub enum StartError {
 /// See [`StartError`].
 pub fn run(options: Options) -> Result<usize, StartError> {
     let Options { flags, profile, loaded, verbose, workers: count } = options;
-    let config_snapshot = snapshot(&loaded, &RevisionKey::new(id::random_bytes()));
-    let Loaded { paths, config, environment, notices, .. } = loaded;
+    let revision = RevisionKey::new(id::random_bytes());
+    let config_snapshot = snapshot(&loaded, &revision);
+    let Loaded { paths, source, config, environment, notices, .. } = loaded;
     let access = FilesAndCommands { environment: &environment };
     let start = resolve::start(&config, &environment, &flags, &host_facts(), profile.default_port(), &access)?;
     let handshake_timeout = resolve::handshake_timeout(&config, &environment)?;
@@ -145,7 +148,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;
         let domains = Domains { system: System::new(facts, hub.clone()), devices, nodes };
         let router = methods::router(&domains);
-        let policy = policy::policy(&config, &start, generated.as_ref());
+        let policy = policy::policy(&config, &start.auth, generated.as_ref());
         let limits = RateLimits::new(policy::rate_limits(&config));
         let shutdown = Shutdown::default();
         let admission = Arc::new(Admission::new(
@@ -180,6 +183,22 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         for notice in &notices {
             tracing::warn!("{}:{notice}", paths.config_file.display());
         }
+        let mode = config.gateway.reload;
+        let tailscale = flags.tailscale.unwrap_or(config.gateway.tailscale);
+        let reload = Reload {
+            paths: paths.clone(),
+            flags,
+            listen: start.listen.clone(),
+            tailscale,
+            generated: generated.clone(),
+            revision,
+            admission: Arc::clone(&admission),
+            system: domains.system.clone(),
+            tls: tls.clone(),
+            running: config,
+            seen: Seen { source, environment, mode, fault: None, tls_fault: None },
+        };
+        task::spawn("reload", reload.run(signal(SignalKind::hangup())?, shutdown.clone()));
         let mut signals = StopSignals::listen()?;
         let fingerprints = tls.as_ref().map(|tls| tls.fingerprints());
         Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors, fingerprints }.print();

@@ -8,7 +8,7 @@ use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::trusted_proxy::TrustedProxy;
 use crate::auth::{AuthMode, Policy};
 use crate::config::model::{AuthMode as ConfiguredMode, Tls};
-use crate::config::resolve::{Credential, Start};
+use crate::config::resolve::{Credential, ServerAuth, Start};
 use crate::config::{Config, Paths};
 use crate::net::tls::Files;
 use crate::nodes::NodePolicy;
@@ -18,16 +18,16 @@ use crate::secret::{Secret, SecretHash};
 /// The first generation of the access policy.
 const FIRST: u64 = 1;
 
-/// The access policy of a start. `generated` is the token made for this run.
-pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>) -> Policy {
+/// The access policy of a configuration, of which `auth` was decided. `generated` is the token made for this run.
+pub(super) fn policy(config: &Config, auth: &ServerAuth, generated: Option<&Secret>) -> Policy {
     let gateway = &config.gateway;
     let hash = |credential: &Option<Credential>| credential.as_ref().map(|it| SecretHash::of(it.secret.expose()));
-    let mode = match start.auth.mode {
+    let mode = match auth.mode {
         ConfiguredMode::None => AuthMode::None,
         ConfiguredMode::Token => {
-            AuthMode::Token(hash(&start.auth.token).or_else(|| generated.map(|token| SecretHash::of(token.expose()))))
+            AuthMode::Token(hash(&auth.token).or_else(|| generated.map(|token| SecretHash::of(token.expose()))))
         }
-        ConfiguredMode::Password => AuthMode::Password(hash(&start.auth.password)),
+        ConfiguredMode::Password => AuthMode::Password(hash(&auth.password)),
         ConfiguredMode::TrustedProxy => AuthMode::TrustedProxy {
             proxy: gateway.auth.trusted_proxy.as_ref().and_then(|proxy| {
                 let boxed = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
@@ -38,7 +38,7 @@ pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>)
                     allow_loopback: proxy.allow_loopback,
                 })
             }),
-            password: hash(&start.auth.password),
+            password: hash(&auth.password),
         },
     };
     let networks = |list: &[ipnet::IpNet]| list.iter().copied().collect::<AddressList>();
@@ -48,7 +48,7 @@ pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>)
     policy.ingress.tailscale_on_main = gateway.auth.allow_tailscale == Some(true);
     policy.origins = OriginPolicy::parse(gateway.control_ui.allowed_origins.iter().map(String::as_str));
     policy.origins.host_fallback = gateway.control_ui.allow_host_header_origin;
-    policy.allow_tailscale = start.auth.allow_tailscale;
+    policy.allow_tailscale = auth.allow_tailscale;
     policy.allow_insecure_ui = gateway.control_ui.allow_insecure_auth;
     let scopes = |list: &[crate::rpc::scope::Scope]| list.iter().copied().collect::<ScopeSet>();
     policy.identity_scopes =

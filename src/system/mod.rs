@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::clock::UnixMs;
@@ -37,7 +38,7 @@ pub struct Facts {
     pub state_dir: PathBuf,
     /// Folder of the log files.
     pub log_dir: PathBuf,
-    /// What `config.get` answers: the configuration without its secrets, as JSON.
+    /// What `config.get` answers at first: the configuration without its secrets, as JSON.
     pub config: Bytes,
     /// The gateway's own key.
     pub identity: Identity,
@@ -55,6 +56,7 @@ struct Inner {
     started: Instant,
     heartbeats: AtomicBool,
     refusals: Refusals,
+    config: ArcSwap<Bytes>,
 }
 
 impl System {
@@ -63,7 +65,9 @@ impl System {
         hub.presence().set_self(own_row(&facts));
         let health_tail = report::health_tail(&facts.state_dir);
         let heartbeats = AtomicBool::new(true);
+        let config = ArcSwap::from_pointee(facts.config.clone());
         Self(Arc::new(Inner {
+            config,
             facts,
             hub,
             health_tail,
@@ -81,6 +85,16 @@ impl System {
     /// Milliseconds since the start.
     pub fn uptime_ms(&self) -> u64 {
         u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What `config.get` answers.
+    pub fn config(&self) -> Bytes {
+        Bytes::clone(&self.0.config.load())
+    }
+
+    /// The file has changed: `config.get` answers this from now on.
+    pub fn set_config(&self, config: Bytes) {
+        self.0.config.store(Arc::new(config));
     }
 
     /// Who was not let in, by reason.

@@ -13,6 +13,7 @@ mod devices;
 mod handshake;
 mod log;
 mod nodes;
+mod reload;
 mod requests;
 mod roles;
 mod slow;
