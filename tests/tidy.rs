@@ -40,6 +40,7 @@ static LAYERS: [Layer; 6] = [
         Room("net::stream", ""),
         Room("net::preauth", ""),
         Room("net", "config private_file shutdown task net::stream"),
+        Room("tailscale", "shutdown task"),
         Room("store", ""),
         Room("config::load", "config"),
         Room("config::snapshot", "config config::load"),

@@ -17,7 +17,7 @@ use crate::client::Purpose;
 use crate::client::credentials::Resolution;
 use crate::clock::UnixMs;
 use crate::config::decode::bind_hint;
-use crate::config::model::{AuthMode, Bind};
+use crate::config::model::{AuthMode, Bind, TailscaleMode};
 use crate::config::resolve;
 use crate::net::tls::certificate;
 use crate::rpc::scope::{Scope, ScopeSet};
@@ -82,6 +82,9 @@ pub(super) struct GatewayRun {
     /// What lets a client in: none, token, password, trusted-proxy
     #[arg(long, value_name = "MODE")]
     pub(super) auth: Option<AuthMode>,
+    /// How Tailscale leads here: off, serve, funnel
+    #[arg(long, value_name = "MODE")]
+    pub(super) tailscale: Option<TailscaleMode>,
     /// The shared token (other users of this host can see it; OPENCLAW_GATEWAY_TOKEN is hidden from them)
     #[arg(long, value_name = "TOKEN")]
     pub(super) token: Option<String>,
@@ -133,8 +136,8 @@ impl GatewayRun {
             auth: self.auth,
             token: self.token.as_deref().map(Secret::new),
             password,
+            tailscale: self.tailscale,
             allow_unconfigured: self.allow_unconfigured,
-            ..resolve::Flags::default()
         })
     }
 }
@@ -423,6 +426,7 @@ mod tests {
             password: None,
             password_file: Some(path.clone()),
             workers: None,
+            tailscale: None,
             allow_unconfigured: false,
             verbose: false,
         };

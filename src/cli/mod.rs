@@ -214,6 +214,7 @@ mod tests {
             "clawgate gateway",
             "clawgate gateway run --port 18789 --bind loopback --auth token --token t --verbose --allow-unconfigured",
             "clawgate gateway --port 19000 --bind lan",
+            "clawgate gateway --tailscale funnel --auth password",
             "clawgate gateway call health",
             "clawgate gateway call node.invoke --params {} --json --timeout 5000 --url wss://x --token t",
             "clawgate gateway health --json",

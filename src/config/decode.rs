@@ -23,7 +23,7 @@ use super::key_path::KeyPath;
 use super::keyword::Keyword;
 use super::model::{
     Auth, Config, ConsoleStyle, ControlUi, Gateway, HostKeyPolicy, Limits, LogLevel, Logging, Nodes, RateLimit, Remote,
-    Tls, Transport, TrustedProxy,
+    TailscaleHost, Tls, Transport, TrustedProxy,
 };
 use super::raw::{Document, Member, Node, Position, Value};
 use super::secret_ref::{
@@ -134,10 +134,17 @@ impl<'a> Reader<'a> {
         let secrets = self.secrets(&secrets);
         let gateway = self.section(&root, "gateway");
         let logging = self.section(&root, "logging");
-        let own = ["plugins", "entries", "clawgate", "config", "limits"]
+        let own = ["plugins", "entries", "clawgate", "config"]
             .iter()
             .fold(root.clone(), |section, key| self.section(&section, key));
-        Config { gateway: self.gateway(&gateway), logging: self.logging(&logging), secrets, limits: self.limits(&own) }
+        let [limits, tailscale] = ["limits", "tailscale"].map(|key| self.section(&own, key));
+        Config {
+            gateway: self.gateway(&gateway),
+            logging: self.logging(&logging),
+            secrets,
+            limits: self.limits(&limits),
+            tailscale: self.tailscale(&tailscale),
+        }
     }
 
     fn gateway(&mut self, s: &Section<'a>) -> Gateway {
@@ -282,6 +289,14 @@ impl<'a> Reader<'a> {
             console_level: self.keyword(s, "consoleLevel", |_| None),
             console_style: self.keyword(s, "consoleStyle", |_| None).unwrap_or(ConsoleStyle::Pretty),
             file: self.path(s, "file"),
+        }
+    }
+
+    fn tailscale(&mut self, s: &Section<'a>) -> TailscaleHost {
+        let default = TailscaleHost::default();
+        TailscaleHost {
+            socket: self.path(s, "socket").unwrap_or(default.socket),
+            command: self.path(s, "command").unwrap_or(default.command),
         }
     }
 

@@ -149,6 +149,8 @@ pub struct Config {
     pub secrets: SecretProviders,
     /// `plugins.entries.clawgate.config.limits`.
     pub limits: Limits,
+    /// `plugins.entries.clawgate.config.tailscale`.
+    pub tailscale: TailscaleHost,
 }
 
 /// `gateway`.
@@ -406,6 +408,26 @@ pub struct Logging {
 impl Default for Logging {
     fn default() -> Self {
         Self { level: LogLevel::Info, console_level: None, console_style: ConsoleStyle::Pretty, file: None }
+    }
+}
+
+/// `plugins.entries.clawgate.config.tailscale`: where Tailscale is on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TailscaleHost {
+    /// `socket`: of the daemon's LocalAPI. Default `/var/run/tailscale/tailscaled.sock`; on macOS
+    /// `/var/run/tailscaled.socket`.
+    pub socket: PathBuf,
+    /// `command`: an absolute path, or a name to look for in `PATH`. Default `tailscale`.
+    pub command: PathBuf,
+}
+
+impl Default for TailscaleHost {
+    fn default() -> Self {
+        let socket = match cfg!(target_os = "macos") {
+            true => "/var/run/tailscaled.socket",
+            false => "/var/run/tailscale/tailscaled.sock",
+        };
+        Self { socket: socket.into(), command: "tailscale".into() }
     }
 }
 

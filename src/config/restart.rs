@@ -27,6 +27,7 @@ pub fn waiting_for_restart(running: &Config, edited: &Config) -> Vec<&'static st
         ("gateway.http.securityHeaders", one.strict_transport_security != two.strict_transport_security),
         ("logging", running.logging != edited.logging),
         ("plugins.entries.clawgate.config.limits", running.limits != edited.limits),
+        ("plugins.entries.clawgate.config.tailscale", running.tailscale != edited.tailscale),
     ];
     differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
 }

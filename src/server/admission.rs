@@ -19,6 +19,7 @@ use crate::auth::ingress::Listener;
 use crate::auth::pairing::PairingNeeded;
 use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::standing::stands;
+use crate::auth::tailscale::Whois;
 use crate::auth::{
     self, ApprovedRole, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant, HeaderView, Policy,
     RateLimits, Surface, Verdict,
@@ -41,6 +42,7 @@ use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
 use crate::shutdown::Shutdown;
 use crate::system::journal::plain;
+use crate::tailscale::{LocalApi, localapi};
 use crate::ws::close::{Close, CloseCode};
 
 /// Times that a connect is decided on: again after a silent pairing, and whenever a right was taken back meanwhile.
@@ -52,6 +54,7 @@ pub struct Admission {
     policy: ArcSwap<Policy>,
     limits: RateLimits,
     own_addresses: Option<Vec<IpAddr>>,
+    tailscale: LocalApi,
     hub: Hub,
     domains: Domains,
     router: Router,
@@ -66,9 +69,11 @@ pub struct Admission {
 
 impl Admission {
     /// A door that is still shut: it opens with [`Admission::set_readiness`].
+    #[expect(clippy::too_many_arguments, reason = "one call, from the composition root")]
     pub fn new(
         policy: Policy,
         limits: RateLimits,
+        tailscale: LocalApi,
         handshake_timeout: Duration,
         shutdown: Shutdown,
         hub: Hub,
@@ -81,6 +86,7 @@ impl Admission {
             policy: ArcSwap::from_pointee(policy),
             limits,
             own_addresses,
+            tailscale,
             hub,
             domains,
             router,
@@ -129,31 +135,61 @@ impl Admission {
         }
     }
 
+    /// The request behind a connect, as the rules read it.
+    fn request<'a>(
+        &'a self,
+        socket: &Socket,
+        params: &'a ConnectParams,
+        headers: HeaderView<'a>,
+        whois: Option<Whois<'a>>,
+    ) -> auth::Request<'a> {
+        auth::Request {
+            surface: Surface::WebSocket,
+            peer: Some(socket.peer.ip()),
+            verdict: socket.verdict,
+            headers,
+            credentials: Credentials {
+                token: params.auth.token.as_deref(),
+                password: params.auth.password.as_deref(),
+                device_token: params.auth.device_token.as_deref(),
+                bootstrap_token: params.auth.bootstrap_token.as_deref(),
+            },
+            whois,
+            own_addresses: self.own_addresses.as_deref(),
+        }
+    }
+
+    /// What the local Tailscale daemon says of the client, where that matters.
+    async fn whois(&self, socket: &Socket, params: &ConnectParams) -> Option<localapi::Answer> {
+        let address = {
+            let lines = header_lines(&socket.head);
+            auth::needs_whois(&self.request(socket, params, HeaderView::new(&lines), None), &self.policy.load())?
+        };
+        let answer = self.tailscale.whois(address).await;
+        if let Err(error) = &answer {
+            tracing::warn!(%address, %error, "a Tailscale identity could not be verified");
+        }
+        Some(answer)
+    }
+
     /// One decision, from the facts of this moment.
-    fn decide(&self, socket: &Socket, params: &ConnectParams, now: UnixMs) -> (Decision, Verdict) {
+    fn decide(
+        &self,
+        socket: &Socket,
+        params: &ConnectParams,
+        whois: Option<&localapi::Answer>,
+        now: UnixMs,
+    ) -> (Decision, Verdict) {
         let policy = self.policy.load();
         let lines = header_lines(&socket.head);
         let headers = HeaderView::new(&lines);
-        let peer = socket.peer.ip();
         let verdict = socket.verdict;
+        let whois = whois.map(|answer| answer.as_ref().map_or(Whois::Failed, |login| Whois::Login(login)));
         let device_id = params.device.as_ref().and_then(|device| DeviceId::parse(&device.id));
         let paired = device_id.and_then(|id| self.domains.devices.facts(id)).map(|facts| as_evidence(&facts));
         let scopes: Option<Vec<&str>> = params.scopes.as_ref().map(|all| all.iter().map(String::as_str).collect());
         let evidence = Evidence {
-            request: auth::Request {
-                surface: Surface::WebSocket,
-                peer: Some(peer),
-                verdict,
-                headers,
-                credentials: Credentials {
-                    token: params.auth.token.as_deref(),
-                    password: params.auth.password.as_deref(),
-                    device_token: params.auth.device_token.as_deref(),
-                    bootstrap_token: params.auth.bootstrap_token.as_deref(),
-                },
-                whois: None,
-                own_addresses: self.own_addresses.as_deref(),
-            },
+            request: self.request(socket, params, headers, whois),
             client: ClientClaims {
                 id: &params.client.id,
                 mode: &params.client.mode,
@@ -179,11 +215,12 @@ impl Admission {
 
     async fn admit(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Result<Accepted, Refused> {
         let protocol = params.negotiate().ok_or_else(|| protocol_mismatch(&params))?;
+        let whois = self.whois(&socket, &params).await;
         let mut token = None;
         for _ in 0..DECISIONS {
             let now = UnixMs::now();
             let cut_offs = self.domains.devices.cut_offs();
-            let (decision, verdict) = self.decide(&socket, &params, now);
+            let (decision, verdict) = self.decide(&socket, &params, whois.as_ref(), now);
             match decision {
                 Decision::Granted(grant) => {
                     let decided = Decided { grant, verdict, cut_offs };
@@ -193,6 +230,10 @@ impl Admission {
                 }
                 Decision::Denied(refusal) => {
                     self.count_refusal(refusal.reason.label());
+                    if let Some(identity) = &refusal.identity {
+                        self.count_refusal(identity.label());
+                        tracing::info!(peer = %socket.peer, reason = identity.label(), "a Tailscale identity did not serve");
+                    }
                     let error = refusal.to_rpc_error();
                     let code = refusal.reason.close_code();
                     return Err(Refused { reason: String::new(), error, code });

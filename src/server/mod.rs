@@ -21,10 +21,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::auth::RateLimits;
+use crate::auth::ingress::Listener;
 use crate::client::run_token;
 use crate::clock::{UnixMs, monotonic_s};
 use crate::config::load::{FilesAndCommands, Loaded, host_facts};
-use crate::config::model::{ConsoleStyle, LogLevel};
+use crate::config::model::{ConsoleStyle, LogLevel, TailscaleMode};
 use crate::config::resolve::{self, Flags, Start};
 use crate::config::snapshot::{RevisionKey, snapshot};
 use crate::config::{Config, Paths, Profile};
@@ -43,6 +44,8 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::system::identity::{self, Identity};
 use crate::system::{Facts, System};
+use crate::tailscale::route::Reach;
+use crate::tailscale::{LocalApi, Route};
 use crate::ws::close::CloseCode;
 use crate::{id, limits, task};
 
@@ -91,6 +94,11 @@ pub enum StartError {
     Folder { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    #[error(
+        "gateway.tailscale.mode is {mode:?}, and there is no program {command}: install Tailscale, set plugins.entries.clawgate.config.tailscale.command to its path, or set gateway.tailscale.mode to \"off\"",
+        mode = mode.as_str(), command = command.display()
+    )]
+    NoTailscale { mode: TailscaleMode, command: PathBuf },
     #[error("cannot open the log: {0}")]
     Log(#[from] tracing_appender::rolling::InitError),
     #[error("the operating system refused what the gateway needs to run: {0}")]
@@ -123,6 +131,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
     let addresses: Vec<_> = start.listen.addresses.iter().map(|ip| SocketAddr::new(*ip, start.listen.port)).collect();
     let listeners = bind::bind_all(&addresses)?;
     let tls = open_tls(&config, &paths, &start)?;
+    let tailscale = flags.tailscale.unwrap_or(config.gateway.tailscale);
+    let managed = Managed::prepare(tailscale, &config, environment.get("PATH"))?;
     let generated = start.needs_token().then(|| Secret::new(id::token()));
     // For the commands of this user on this host; gone when the gateway is.
     let _published =
@@ -154,6 +164,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let admission = Arc::new(Admission::new(
             policy,
             limits,
+            LocalApi::new(config.tailscale.socket.clone()),
             handshake_timeout,
             shutdown.clone(),
             hub.clone(),
@@ -162,11 +173,16 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         ));
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
-        let reception = Reception { admission: Arc::clone(&admission), tls: tls.clone(), tailscale: None };
+        let reception = Reception {
+            admission: Arc::clone(&admission),
+            tls: tls.clone(),
+            tailscale: managed.as_ref().map(Managed::listener),
+        };
         let serve: Arc<workers::Serve> = Arc::new(move |stream, peer| reception.receive(stream, peer));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);
         admission.set_readiness(Readiness::Ready);
-        for listener in listeners {
+        let (route, managed) = managed.map(|managed| (managed.route, managed.socket)).unzip();
+        for listener in listeners.into_iter().chain(managed) {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let (workers, shutdown) = (Arc::clone(&workers), shutdown.clone());
             task::spawn("accept", async move {
@@ -176,6 +192,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
                 .await;
             });
         }
+        let held = route.map(|route| task::spawn("tailscale", route.hold(shutdown.clone())));
         task::spawn("beat", beat(hub.clone()));
         task::spawn("presence", broadcast_presence(hub.clone()));
         task::spawn("devices", domains.devices.clone().run());
@@ -184,7 +201,6 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             tracing::warn!("{}:{notice}", paths.config_file.display());
         }
         let mode = config.gateway.reload;
-        let tailscale = flags.tailscale.unwrap_or(config.gateway.tailscale);
         let reload = Reload {
             paths: paths.clone(),
             flags,
@@ -207,6 +223,10 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         shutdown.begin();
         admission.set_readiness(Readiness::Draining);
         let left = drain(&hub, &workers, signal, &mut signals).await;
+        if let Some(held) = held {
+            // It ends by the shutdown; what is waited for is that Tailscale has taken the route away.
+            let _ = held.await;
+        }
         store.close().await;
         Ok(left)
     })
@@ -228,6 +248,39 @@ fn open_tls(config: &Config, paths: &Paths, start: &Start) -> Result<Option<Arc<
         tracing::warn!(cert = %tls.files().cert.display(), "a self-signed certificate was made; clients must pin its fingerprint");
     }
     Ok(Some(Arc::new(tls)))
+}
+
+/// The way through Tailscale that the gateway keeps itself: a port of loopback that nobody else is told, and the route
+/// to it.
+struct Managed {
+    socket: std::net::TcpListener,
+    route: Route,
+}
+
+impl Managed {
+    fn prepare(mode: TailscaleMode, config: &Config, path: Option<&str>) -> Result<Option<Self>, StartError> {
+        let reach = match mode {
+            TailscaleMode::Off => return Ok(None),
+            TailscaleMode::Serve => Reach::Serve,
+            TailscaleMode::Funnel => Reach::Funnel,
+        };
+        let command = &config.tailscale.command;
+        let command =
+            Route::find(command, path).map_err(|_| StartError::NoTailscale { mode, command: command.clone() })?;
+        let address = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
+        let socket = bind::bind_all(&[address])?.remove(0);
+        let port = socket.local_addr()?.port();
+        Ok(Some(Self { socket, route: Route { command, reach, port } }))
+    }
+
+    /// Its port, and what comes there.
+    fn listener(&self) -> (u16, Listener) {
+        let listener = match self.route.reach {
+            Reach::Serve => Listener::TailscaleServe,
+            Reach::Funnel => Listener::TailscaleFunnel,
+        };
+        (self.route.port, listener)
+    }
 }
 
 /// Hands a socket to a worker, or tells it that there is no room.

@@ -19,5 +19,6 @@ mod roles;
 mod slow;
 mod startup;
 mod stop;
+mod tailscale;
 mod tls;
 mod upgrade;
