@@ -198,7 +198,10 @@ impl<'a> Reader<'a> {
     fn trusted_proxy(&mut self, s: &Section<'a>) -> TrustedProxy {
         let approve = self.section(s, "deviceAutoApprove");
         let enabled = self.boolean(&approve, "enabled").unwrap_or(false);
-        let scopes = self.scopes(&approve, "scopes");
+        let scopes = match approve.get("scopes") {
+            Some(_) => self.scopes(&approve, "scopes"),
+            None => vec![Scope::Read, Scope::Write, Scope::Approvals, Scope::Questions],
+        };
         TrustedProxy {
             user_header: self.parsed(s, "userHeader", header_name),
             required_headers: self.parsed_list(s, "requiredHeaders", header_name),

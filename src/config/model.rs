@@ -221,7 +221,7 @@ pub struct TrustedProxy {
     /// `allowLoopback`: the proxy may be on this host. Default false.
     pub allow_loopback: bool,
     /// `deviceAutoApprove.scopes` where `deviceAutoApprove.enabled` is true: what a user of the proxy may
-    /// pair a device with unasked.
+    /// pair a device with unasked. Default where enabled: read, write, approvals, questions.
     pub device_auto_approve: Option<Vec<Scope>>,
 }
 

@@ -19,6 +19,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::environment::Environment;
 use super::model::{AuthMode, Bind, Config, Mode, TailscaleMode};
 use super::secret_ref::{ProviderAccess, REDACTED, SecretInput, SecretReader, Unresolved};
+use crate::limits;
+use crate::rpc::scope::Scope;
 use crate::secret::Secret;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -157,6 +159,8 @@ pub enum Refusal {
     RemoteMode,
     #[error("OPENCLAW_GATEWAY_PORT is {found:?}: it must be a whole number from 1 to 65535")]
     InvalidPort { found: String },
+    #[error("OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP is {found:?}: it must be a whole number from 1 to 16384")]
+    InvalidPreauthSockets { found: String },
     #[error("OPENCLAW_HANDSHAKE_TIMEOUT_MS is {found:?}: it must be a whole number from 1 to 600000")]
     InvalidHandshakeTimeout { found: String },
     #[error(
@@ -367,6 +371,21 @@ pub fn handshake_timeout(config: &Config, environment: &Environment) -> Result<D
     }
 }
 
+/// Sockets that one client may have open without having authenticated: `OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP`, else
+/// [`limits::PREAUTH_SOCKETS_CLIENT`].
+///
+/// # Errors
+/// [`Refusal::InvalidPreauthSockets`] when the variable holds something else than 1 to 16384.
+pub fn preauth_sockets(environment: &Environment) -> Result<usize, Refusal> {
+    match environment.get("OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP") {
+        Some(text) => match text.parse() {
+            Ok(sockets @ 1..=limits::PREAUTH_SOCKETS) => Ok(sockets),
+            _ => Err(Refusal::InvalidPreauthSockets { found: text.chars().take(40).collect() }),
+        },
+        None => Ok(limits::PREAUTH_SOCKETS_CLIENT),
+    }
+}
+
 /// Everywhere one shared secret may be said.
 struct Candidate<'a> {
     flag: Option<(&'a Secret, &'static str)>,
@@ -524,6 +543,10 @@ fn advice(config: &Config, auth: &ServerAuth, listen: &ListenPlan) -> Vec<String
         if !trusts_loopback {
             notices.push("gateway.auth.mode is \"trusted-proxy\" and only this machine can connect, but a proxy on this machine is not trusted: set gateway.auth.trustedProxy.allowLoopback to true and add 127.0.0.1 to gateway.trustedProxies.".to_owned());
         }
+    }
+    let approves = gateway.auth.trusted_proxy.as_ref().and_then(|proxy| proxy.device_auto_approve.as_ref());
+    if auth.mode == AuthMode::TrustedProxy && approves.is_some_and(|scopes| scopes.contains(&Scope::Admin)) {
+        notices.push("Every user that the proxy lets through can make a device with operator.admin, which stays: take it out of gateway.auth.trustedProxy.deviceAutoApprove.scopes, and name administrators in gateway.auth.identityScopes.".to_owned());
     }
     let ui = &gateway.control_ui;
     if listen.is_exposed() && ui.enabled && ui.allowed_origins.is_empty() && !ui.allow_host_header_origin {
@@ -816,6 +839,17 @@ mod tests {
         assert_eq!(timeout("250"), Ok(Duration::from_millis(250)));
         for wrong in ["0", "600001", "x"] {
             assert!(timeout(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_sockets_of_a_stranger_come_from_the_environment() {
+        let sockets =
+            |value: &str| preauth_sockets(&Environment::new([("OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP", value)]));
+        assert_eq!(sockets(""), Ok(limits::PREAUTH_SOCKETS_CLIENT));
+        assert_eq!(sockets("500"), Ok(500));
+        for wrong in ["0", "16385", "x"] {
+            assert!(sockets(wrong).is_err(), "{wrong}");
         }
     }
 }

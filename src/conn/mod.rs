@@ -7,10 +7,11 @@ pub mod connect;
 pub mod driver;
 pub mod machine;
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -44,6 +45,8 @@ pub struct Socket {
     pub since: Instant,
     /// Its place among the strangers, until it is let in.
     pub slot: Arc<Slot>,
+    /// Why its client was not let in, in one word, once that is decided.
+    pub denied: Arc<OnceLock<Cow<'static, str>>>,
 }
 
 /// A client that was let in.

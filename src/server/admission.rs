@@ -74,6 +74,7 @@ impl Admission {
         policy: Policy,
         limits: RateLimits,
         tailscale: LocalApi,
+        preauth: Preauth,
         handshake_timeout: Duration,
         shutdown: Shutdown,
         hub: Hub,
@@ -92,7 +93,7 @@ impl Admission {
             router,
             hello,
             readiness: AtomicU8::new(Readiness::Starting as u8),
-            preauth: Preauth::default(),
+            preauth,
             changing: AtomicBool::new(false),
             handshake_timeout,
             shutdown,
@@ -214,7 +215,10 @@ impl Admission {
     }
 
     async fn admit(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Result<Accepted, Refused> {
-        let protocol = params.negotiate().ok_or_else(|| protocol_mismatch(&params))?;
+        let Some(protocol) = params.negotiate() else {
+            self.deny(&socket, "protocol_mismatch");
+            return Err(protocol_mismatch(&params));
+        };
         let whois = self.whois(&socket, &params).await;
         let mut token = None;
         for _ in 0..DECISIONS {
@@ -230,6 +234,8 @@ impl Admission {
                 }
                 Decision::Denied(refusal) => {
                     self.count_refusal(refusal.reason.label());
+                    // The log has the whole reason, with the name of a header that is missing.
+                    let _ = socket.denied.set(refusal.reason.reason());
                     if let Some(identity) = &refusal.identity {
                         self.count_refusal(identity.label());
                         tracing::info!(peer = %socket.peer, reason = identity.label(), "a Tailscale identity did not serve");
@@ -249,17 +255,22 @@ impl Admission {
                             });
                         }
                         Ok(Requested::Pending { request_id, .. }) => {
+                            self.deny(&socket, "pairing_required");
                             return Err(Refused {
                                 error: needed.to_rpc_error(Some(&request_id)),
                                 code: CloseCode::POLICY_VIOLATION,
                                 reason: needed.close_reason(Some(&request_id)),
                             });
                         }
-                        Err(error) => return Err(unpaired(&error)),
+                        Err(error) => {
+                            self.deny(&socket, "pairing_unavailable");
+                            return Err(unpaired(&error));
+                        }
                     }
                 }
             }
         }
+        self.deny(&socket, "approval_changing");
         Err(refused(RpcError::unavailable("the device's approval keeps changing; try again").retryable(true)))
     }
 
@@ -298,6 +309,7 @@ impl Admission {
         }
         let policy = self.policy.load_full();
         if policy.generation != connection.grant.generation() && stands(&connection.grant, &policy).is_err() {
+            self.deny(socket, Denied::AuthChanged.label());
             let refusal = auth::Refusal::plain(Denied::AuthChanged);
             let code = refusal.reason.close_code();
             return Err(Refused { error: refusal.to_rpc_error(), code, reason: String::new() });
@@ -315,6 +327,13 @@ impl Admission {
         let hello = self.hello.payload(&connection, protocol, token, mode, &self.domains.system, &self.hub, now);
         std::mem::forget(registered);
         Ok(Some(Accepted { connection, hello }))
+    }
+
+    /// Notes for the counters and for the log why the client of `socket` is not let in.
+    fn deny(&self, socket: &Socket, reason: &'static str) {
+        self.count_refusal(reason);
+        // The first reason is the one.
+        let _ = socket.denied.set(reason.into());
     }
 
     fn forget(&self, connection: &Connection) {
@@ -512,7 +531,8 @@ impl Admission {
         since: Instant,
         slot: Arc<Slot>,
     ) -> Socket {
-        Socket { id: self.hub.next_id(), peer, head, nonce: id::uuid().into(), verdict, generation, since, slot }
+        let (id, nonce, denied) = (self.hub.next_id(), id::uuid().into(), Arc::default());
+        Socket { id, peer, head, nonce, verdict, generation, since, slot, denied }
     }
 
     /// Counts a refusal by its name.
@@ -577,8 +597,10 @@ impl Service for Admission {
             }
             None => {
                 let peer = socket.map(|socket| socket.peer.to_string()).unwrap_or_default();
+                let denied = socket.and_then(|socket| socket.denied.get()).map(|reason| plain(reason, 80));
+                let from = socket.and_then(|socket| socket.verdict.client());
                 match end.by {
-                    EndedBy::Gateway => tracing::info!(peer, code = end.code, reason, "client refused"),
+                    EndedBy::Gateway => tracing::info!(peer, ?from, code = end.code, denied, reason, "client refused"),
                     EndedBy::Client | EndedBy::Transport => tracing::debug!(peer, reason, "left before connecting"),
                 }
             }

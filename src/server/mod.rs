@@ -35,6 +35,7 @@ use crate::hub::Hub;
 use crate::hub::outbox::EncodedEvent;
 use crate::hub::registry::encode;
 use crate::methods::{self, Domains};
+use crate::net::preauth::{Bounds, Preauth};
 use crate::net::tls::Tls;
 use crate::net::{accept, bind, descriptors, tls, workers};
 use crate::nodes::{self, Nodes};
@@ -117,6 +118,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
     let access = FilesAndCommands { environment: &environment };
     let start = resolve::start(&config, &environment, &flags, &host_facts(), profile.default_port(), &access)?;
     let handshake_timeout = resolve::handshake_timeout(&config, &environment)?;
+    let preauth = Bounds { client: resolve::preauth_sockets(&environment)?, ..Bounds::default() };
     make_private(&paths.state_dir)?;
     let log_dir = config
         .logging
@@ -165,6 +167,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             policy,
             limits,
             LocalApi::new(config.tailscale.socket.clone()),
+            Preauth::new(preauth),
             handshake_timeout,
             shutdown.clone(),
             hub.clone(),

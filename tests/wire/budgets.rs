@@ -73,3 +73,51 @@ fn slow_heads_and_unfinished_messages_keep_nobody_out() {
     gateway.operator().call("health", &json!({})).unwrap();
     drop((slow, unfinished));
 }
+
+#[test]
+fn the_share_of_a_client_can_be_set() {
+    let gateway = Setup::new()
+        .config(&json!({"gateway": {"trustedProxies": ["127.0.0.1"]}}))
+        .env("OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP", "2")
+        .start();
+    let _two = [from(&gateway, "203.0.113.9").unwrap(), from(&gateway, "203.0.113.9").unwrap()];
+    assert!(from(&gateway, "203.0.113.9").is_err());
+}
+
+#[test]
+fn a_refusal_has_its_reason_on_the_wire_in_the_log_and_in_a_counter() {
+    let config = json!({"gateway": {
+        "trustedProxies": ["127.0.0.1"],
+        "auth": {"mode": "trusted-proxy", "password": "p4ss", "trustedProxy": {
+            "userHeader": "X-User", "requiredHeaders": ["X-Verified"], "allowUsers": ["alice"], "allowLoopback": true,
+        }},
+    }});
+    let gateway = Setup::new().no_token().config(&config).start();
+    let base = "X-Forwarded-For: 203.0.113.9\r\n";
+    for (headers, reason, code) in [
+        ("", "trusted_proxy_missing_header_X-Verified", "AUTH_TRUSTED_PROXY_HEADER_MISSING"),
+        ("X-Verified: 1\r\n", "trusted_proxy_user_missing", "AUTH_TRUSTED_PROXY_USER_MISSING"),
+        ("X-Verified: 1\r\nX-User: bob\r\n", "trusted_proxy_user_not_allowed", "AUTH_TRUSTED_PROXY_USER_NOT_ALLOWED"),
+        (
+            "X-Verified: 1\r\nX-User: alice\r\nX-User: bob\r\n",
+            "trusted_proxy_user_ambiguous",
+            "AUTH_TRUSTED_PROXY_USER_AMBIGUOUS",
+        ),
+    ] {
+        let mut client = Client::open_with(gateway.port, &format!("{base}{headers}")).unwrap();
+        let mut params = operator();
+        params["client"]["id"] = json!("cli");
+        params["auth"] = json!({});
+        let details = client.connect(&params).unwrap_err()["details"].clone();
+        assert_eq!((&details["code"], &details["authReason"]), (&json!(code), &json!(reason)), "{details}");
+        let lines = gateway.log_lines(&format!("denied=\"{reason}\""));
+        assert!(lines.len() == 1 && lines[0].contains("203.0.113.9"), "{reason}: {lines:?}");
+    }
+    let mut local = gateway.client();
+    let mut params = operator();
+    params["auth"] = json!({"password": "p4ss"});
+    local.connect(&params).unwrap();
+    let refused = local.call("status", &json!({})).unwrap()["gateway"]["refused"].clone();
+    assert_eq!(refused["trusted_proxy_missing_header"], 1, "{refused}");
+    assert_eq!(refused["trusted_proxy_user_not_allowed"], 1, "{refused}");
+}

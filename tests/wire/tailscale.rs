@@ -238,7 +238,7 @@ fn funnel_wants_a_password_and_gives_strangers_nothing_else() {
     open(port, headers).unwrap().connect(&params).unwrap_err();
     params["auth"] = json!({"password": "p4ss"});
     open(port, headers).unwrap().connect(&params).unwrap();
-    assert!(gateway.log_lines("203.0.113.9").len() == 1, "its true address is in the log");
+    assert_eq!(gateway.log_lines("203.0.113.9").len(), 2, "refused and let in, by its true address");
     let without =
         setup(folder.path(), &json!({"tailscale": {"mode": "funnel"}}), Path::new("tailscale"), &daemon.socket);
     assert!(without.refuses().stderr.contains("gateway.auth.password"));
