@@ -14,6 +14,7 @@ mod reload;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use serde_json::json;
@@ -180,6 +181,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             admission: Arc::clone(&admission),
             tls: tls.clone(),
             tailscale: managed.as_ref().map(Managed::listener),
+            said_s: AtomicU32::new(0),
         };
         let serve: Arc<workers::Serve> = Arc::new(move |stream, peer| reception.receive(stream, peer));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);

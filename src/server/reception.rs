@@ -6,6 +6,7 @@ use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -13,12 +14,16 @@ use tokio::time::Instant;
 use super::admission::Admission;
 use crate::auth::Verdict;
 use crate::auth::ingress::Listener;
+use crate::clock::monotonic_s;
 use crate::conn::driver;
 use crate::http::reject::{self, Reject};
 use crate::http::{self, Readiness, Site, Upgraded};
 use crate::net::preauth::{Full, Slot};
 use crate::net::stream::Stream;
 use crate::net::tls::{HandshakeError, Tls};
+
+/// Seconds between two lines that say the same.
+const SAY_AGAIN_S: u32 = 60;
 
 /// What a worker runs for a socket.
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -32,6 +37,8 @@ pub struct Reception {
     pub tls: Option<Arc<Tls>>,
     /// The port of loopback that only Tailscale on this host knows, and what it is for.
     pub tailscale: Option<(u16, Listener)>,
+    /// When the log last said that connections are turned away; zero when never.
+    pub said_s: AtomicU32,
 }
 
 impl Reception {
@@ -45,7 +52,7 @@ impl Reception {
             Err(full) => {
                 let reject = too_many(full);
                 self.admission.count_refusal(reject.reason);
-                tracing::debug!(%peer, reason = reject.reason, "a connection was turned away");
+                self.say_turned_away(peer, &reject);
                 if tls.is_none() {
                     // Nobody has been promised an answer, so one that does not fit is no loss.
                     let _ = stream.try_write(&reject.to_bytes());
@@ -66,6 +73,15 @@ impl Reception {
                     }
                 })
             }
+        }
+    }
+
+    /// Says it once in a while: a flood must not fill the log.
+    fn say_turned_away(&self, peer: SocketAddr, reject: &Reject) {
+        let (now_s, before_s) = (monotonic_s().max(1), self.said_s.load(Ordering::Relaxed));
+        if before_s == 0 || now_s.saturating_sub(before_s) >= SAY_AGAIN_S {
+            self.said_s.store(now_s, Ordering::Relaxed);
+            tracing::warn!(%peer, reason = reject.reason, "connections are turned away; status counts them");
         }
     }
 
@@ -91,6 +107,10 @@ async fn shake_hands(tls: &Tls, stream: TcpStream, peer: SocketAddr, since: Inst
             None
         }
         Err(error) => {
+            visit.admission.count_refusal(match &error {
+                HandshakeError::Timeout => "tls_timeout",
+                _ => "tls_failed",
+            });
             tracing::debug!(%peer, %error, "no TLS connection");
             None
         }

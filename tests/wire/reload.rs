@@ -209,3 +209,67 @@ fn limits_on_guesses_are_in_force_at_once() {
     guess(20);
     assert_eq!(guess(21), "AUTH_RATE_LIMITED");
 }
+
+#[test]
+fn scopes_are_lent_to_a_user_for_as_long_as_the_file_says() {
+    let lends = |scopes: &[&str], users: &[&str]| {
+        json!({"gateway": {
+            "trustedProxies": ["127.0.0.1"],
+            "controlUi": {"allowedOrigins": ["https://gw.example"]},
+            "auth": {
+                "mode": "trusted-proxy",
+                "identityScopes": {"Alice@example.com": scopes},
+                "trustedProxy": {"userHeader": "X-User", "allowUsers": users, "allowLoopback": true},
+            },
+        }})
+    };
+    let gateway = start(&lends(&["operator.read", "operator.write"], &[]));
+    let connect = |user: &str, scopes: &[&str]| {
+        let headers = format!("X-Forwarded-For: 203.0.113.9\r\nX-User: {user}\r\nOrigin: https://gw.example\r\n");
+        let mut client = Client::open_with(gateway.port, &headers).unwrap();
+        let mut params = cli(scopes);
+        (params["client"]["id"], params["client"]["mode"]) = (json!("openclaw-control-ui"), json!("webchat"));
+        params["auth"] = json!({});
+        let hello = client.connect(&params).unwrap();
+        (client, hello["auth"]["scopes"].clone())
+    };
+    let (mut writer, scopes) = connect("alice@example.com", &["operator.read", "operator.write", "operator.admin"]);
+    assert_eq!(scopes, json!(["operator.read", "operator.write"]), "what the user is lent, of what it asks for");
+    let (mut reader, scopes) = connect("alice@example.com", &["operator.read"]);
+    assert_eq!(scopes, json!(["operator.read"]));
+    let (mut bob, scopes) = connect("bob", &["operator.read"]);
+    assert_eq!(scopes, json!([]), "nothing is lent to others");
+    write(&gateway, &lends(&["operator.read"], &[]));
+    let (code, reason) = writer.closed();
+    assert!(code == 4001 && reason.contains("gateway.auth.identityScopes"), "{code} {reason}");
+    reader.call("health", &json!({})).unwrap();
+    write(&gateway, &lends(&["operator.read"], &["alice@example.com"]));
+    let (code, reason) = bob.closed();
+    assert!(code == 4001 && reason.contains("allowUsers"), "{code} {reason}");
+    reader.call("health", &json!({})).unwrap();
+}
+
+#[test]
+fn a_secret_of_a_command_lets_in_and_one_that_fails_lets_nobody_start() {
+    let setup = Setup::new().no_token();
+    let script = setup.state_dir().join("secret");
+    let command = |text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700)).unwrap();
+    };
+    let config = json!({
+        "gateway": {"auth": {"mode": "token", "token": {"source": "exec", "provider": "own", "id": "gw"}}},
+        "secrets": {"providers": {"own": {"source": "exec", "command": script, "timeoutMs": 1000}}},
+    });
+    let setup = setup.config(&config);
+    for failing in ["exit 1", "sleep 5", "echo nonsense"] {
+        command(failing);
+        let refusal = setup.clone().refuses();
+        assert!(refusal.stderr.contains("gateway.auth.token cannot be resolved"), "{failing}: {}", refusal.stderr);
+    }
+    // What of the gateway's own variables a command sees is what its provider lists: here, none.
+    command(r#"[ -z "$OPENCLAW_STATE_DIR" ] && echo '{"protocolVersion":1,"values":{"gw":"by-exec"}}'"#);
+    let gateway = setup.start();
+    gateway.client().connect(&with_token("by-exec")).unwrap();
+}
