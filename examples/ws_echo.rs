@@ -17,10 +17,13 @@ use clawgate::ws::codec::{self, Decoder, Limits, Role};
 use clawgate::ws::message::{Message, Opcode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 struct Echo;
 
 impl Site for Echo {
+    type Admitted = ();
+
     fn readiness(&self) -> Readiness {
         Readiness::Ready
     }
@@ -29,7 +32,7 @@ impl Site for Echo {
         0
     }
 
-    fn stopping(&self) -> impl Future<Output = ()> + Send {
+    fn called_off(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 
@@ -37,13 +40,13 @@ impl Site for Echo {
         Ok(())
     }
 
-    async fn connected(self: Arc<Self>, upgraded: Upgraded) {
+    async fn connected(self: Arc<Self>, upgraded: Upgraded<()>) {
         // A peer that breaks the connection is no news here.
         drop(echo(upgraded).await);
     }
 }
 
-async fn echo(upgraded: Upgraded) -> std::io::Result<()> {
+async fn echo(upgraded: Upgraded<()>) -> std::io::Result<()> {
     let Upgraded { mut stream, read, .. } = upgraded;
     let mut decoder = Decoder::new(Role::Server, Limits { max_message_bytes: 32 << 20, max_fragments: 1 << 20 });
     let mut buffer = vec![0; 64 * 1024];
@@ -93,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let site = Arc::new(Echo);
         loop {
             let (stream, peer) = listener.accept().await?;
-            task::spawn("echo", serve(Stream::Plain(stream), peer, Arc::clone(&site)));
+            task::spawn("echo", serve(Stream::Plain(stream), peer, Instant::now(), Arc::clone(&site)));
         }
     })
 }

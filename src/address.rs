@@ -58,7 +58,7 @@ pub fn is_private(address: IpAddr) -> bool {
 ///
 /// An entry is an address or a CIDR (`10.42.0.0/24`; host bits are ignored). Entries that are neither never
 /// match and are kept aside for the configuration to complain about.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressList {
     networks: Vec<IpNet>,
     invalid: Vec<Box<str>>,

@@ -19,7 +19,7 @@
 //! 5 composition   main  cli  server  methods
 //! 4 domains       devices nodes system
 //! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
-//! 2 adapters      net  store  client  config::load
+//! 2 adapters      private_file  net  tailscale  store  client  config::load
 //! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
 //! 0 words         address  id  limits  secret  clock  rpc::{envelope,error,scope}  ws::{message,close}
 //! ```
@@ -41,11 +41,13 @@ pub mod limits;
 pub mod methods;
 pub mod net;
 pub mod nodes;
+mod private_file;
 pub mod rpc;
 pub mod secret;
 pub mod server;
 pub mod shutdown;
 pub mod store;
 pub mod system;
+pub mod tailscale;
 pub mod task;
 pub mod ws;

@@ -8,8 +8,17 @@ use std::time::Duration;
 pub const PREAUTH_PAYLOAD_BYTES: usize = 64 * 1024;
 /// Bytes a message may have after `hello-ok`; said in `policy.maxPayload`. *Wire*.
 pub const MAX_PAYLOAD_BYTES: usize = 25 * 1024 * 1024;
-/// Sockets that may be open without having authenticated, all together.
+/// Sockets that may be open without having authenticated, all together. Beyond it the oldest goes.
 pub const PREAUTH_SOCKETS: usize = 16 * 1024;
+/// The same from one peer that many share: a trusted proxy that has not said yet for whom it speaks, or loopback, where
+/// tunnels end. Room for all clients of a gateway that come back at once.
+pub const PREAUTH_SOCKETS_SHARED: usize = 8 * 1024;
+/// The same from one client: an IPv4 address, an IPv6 /64. An office behind one address fits.
+pub const PREAUTH_SOCKETS_CLIENT: usize = 64;
+/// Bytes of unfinished messages of all such sockets together, beyond 4 KiB each.
+pub const PREAUTH_HELD_BYTES: usize = 64 * 1024 * 1024;
+/// Time a peer has for its TLS handshake; part of [`HANDSHAKE_TIMEOUT`].
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default bytes that may wait for one connection; said in `policy.maxBufferedBytes`.
 pub const OUTBOX_BYTES: usize = 4 * 1024 * 1024;
 /// Fragments one message may be cut into.

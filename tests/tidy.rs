@@ -36,17 +36,20 @@ static LAYERS: [Layer; 6] = [
     Layer { name: "2 adapters", pure: false, rooms: &[
         Room("shutdown", ""),
         Room("task", ""),
-        Room("net", "shutdown task"),
+        Room("private_file", ""),
         Room("net::stream", ""),
+        Room("net::preauth", ""),
+        Room("net", "config private_file shutdown task net::stream"),
+        Room("tailscale", "shutdown task"),
         Room("store", ""),
         Room("config::load", "config"),
         Room("config::snapshot", "config config::load"),
-        Room("client", "ws auth config config::load task"),
+        Room("client", "private_file ws auth config config::load task"),
     ]},
     Layer { name: "3 drivers", pure: false, rooms: &[
         Room("hub", "auth hub::outbox"),
         Room("rpc::dispatch", "auth task hub hub::outbox"),
-        Room("conn", "ws net::stream task hub hub::outbox rpc::dispatch conn::connect conn::machine"),
+        Room("conn", "auth ws net::stream net::preauth task hub hub::outbox rpc::dispatch conn::connect conn::machine"),
         Room("http", "ws net::stream task"),
     ]},
     // A domain sees another through its handle, the records that the handle gives out, and the rule of who may approve.

@@ -5,6 +5,7 @@ use super::denied::{Denied, Provided, Refusal};
 use super::device::{self, SignedFields, VerifiedDevice};
 use super::evidence::{Evidence, PairedDevice, filled};
 use super::grant::{Grant, Method};
+use super::headers::HeaderView;
 use super::ingress::Verdict;
 use super::missing_device::{MissingDevice, WithoutDevice};
 use super::origin::OriginRefused;
@@ -13,6 +14,7 @@ use super::pins;
 use super::policy::{AuthMode, Policy};
 use super::rate_limit::{Attempts, CredentialKind, RateLimits};
 use super::scope_cap;
+use super::standing::Page;
 use crate::clock::UnixMs;
 use crate::rpc::scope::{Role, ScopeSet};
 use crate::secret::SecretHash;
@@ -143,6 +145,9 @@ fn decide(
         issues_device_token: false,
         verdict: request.verdict,
         generation: policy.generation,
+        page: page(request.headers),
+        lent: ScopeSet::EMPTY,
+        insecure_ui: device.is_none() && client.is_control_ui() && policy.allow_insecure_ui,
     };
     let own = match &device {
         None if keeps_scopes => asks.scopes.unwrap_or_default(),
@@ -175,8 +180,16 @@ fn decide(
     if role == Role::Operator {
         let session = asks.scopes.map_or(vouched, |asked| vouched.meet(asked));
         grant.scopes = capped(own.union(session), cap);
+        grant.lent = grant.scopes.meet(session.iter().filter(|scope| !own.covers(*scope)).collect());
     }
     Ok(Decision::Granted(grant))
+}
+
+/// The page behind a connect, to be judged again when the settings change.
+fn page(headers: HeaderView<'_>) -> Option<Box<Page>> {
+    let origin = headers.single("origin").ok()??;
+    let host = headers.single("host").ok().flatten().map(Into::into);
+    Some(Box::new(Page { origin: origin.into(), host }))
 }
 
 /// Judges the page behind a connect. The clients that are pages must say which.

@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::device::{DeviceId, DeviceKey};
 use super::ingress::Verdict;
+use super::standing::Page;
 use crate::rpc::scope::{Role, ScopeSet};
 
 /// What proved a client.
@@ -63,6 +64,12 @@ pub struct Grant {
     pub(super) issues_device_token: bool,
     pub(super) verdict: Verdict,
     pub(super) generation: u64,
+    /// The page it came from, if it came from one.
+    pub(super) page: Option<Box<Page>>,
+    /// Scopes it has only because its user lends them.
+    pub(super) lent: ScopeSet,
+    /// A Control UI that does without a device because the settings let it.
+    pub(super) insecure_ui: bool,
 }
 
 impl Grant {
@@ -144,6 +151,9 @@ impl Grant {
             issues_device_token: false,
             verdict: Verdict::DirectLocal,
             generation: 0,
+            page: None,
+            lent: ScopeSet::EMPTY,
+            insecure_ui: false,
         }
     }
 

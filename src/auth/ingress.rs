@@ -79,7 +79,7 @@ pub enum Listener {
 }
 
 /// What the operator said about proxies.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct IngressPolicy {
     /// `gateway.trustedProxies`.
     pub trusted_proxies: AddressList,

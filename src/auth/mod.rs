@@ -12,7 +12,7 @@
 //!
 //! One file is one proof or one rule: [`shared_secret`], [`trusted_proxy`], [`tailscale`], [`device`],
 //! [`origin`], [`missing_device`], [`pairing`], [`scope_cap`], [`rate_limit`]. [`denied`] is the table of
-//! reasons. Only this folder makes a [`Grant`].
+//! reasons. Only this folder makes a [`Grant`]; [`standing`] says whether one holds under newer settings.
 
 mod authenticate;
 mod authorize;
@@ -32,6 +32,7 @@ mod policy;
 pub mod rate_limit;
 pub mod scope_cap;
 pub mod shared_secret;
+pub mod standing;
 pub mod tailscale;
 pub mod trusted_proxy;
 

@@ -65,7 +65,7 @@ impl std::fmt::Display for Origin {
 }
 
 /// `gateway.controlUi.allowedOrigins`, and the Host fallback.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OriginPolicy {
     any: bool,
     listed: Vec<Origin>,

@@ -10,7 +10,7 @@ use crate::rpc::scope::ScopeSet;
 use crate::secret::SecretHash;
 
 /// `gateway.auth.mode` with what it needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum AuthMode {
     /// Everyone on loopback is let in. Start guards keep it off other addresses.
     None,
@@ -39,11 +39,42 @@ impl AuthMode {
     }
 }
 
+impl AuthMode {
+    fn has_secret_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::TrustedProxy { password: one, .. }, Self::TrustedProxy { password: two, .. }) => one == two,
+            (one, two) => one == two,
+        }
+    }
+
+    fn has_proxy_rules_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::TrustedProxy { proxy: Some(one), .. }, Self::TrustedProxy { proxy: Some(two), .. }) => {
+                one.user_header == two.user_header && one.required_headers == two.required_headers
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The generations since which settings are as they are, of those that a grant keeps nothing of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// The kind of mode and its shared secret.
+    pub secret: u64,
+    /// Which headers a proxy must send, and which holds the user.
+    pub proxy_rules: u64,
+    /// [`IngressPolicy::tailscale_on_main`]: that it was last taken away.
+    pub hand_made_serve: u64,
+}
+
 /// The access settings in force.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// Counts changes of anything below; from 1.
     pub generation: u64,
+    /// Since when some of it is as it is.
+    pub since: Since,
     /// How clients prove themselves.
     pub mode: AuthMode,
     /// Which proxies are believed. Its `identity_headers` come from `mode`: see [`Policy::new`].
@@ -79,6 +110,7 @@ impl Policy {
         };
         Self {
             generation,
+            since: Since { secret: generation, proxy_rules: generation, hand_made_serve: generation },
             mode,
             ingress: IngressPolicy { identity_headers, ..IngressPolicy::default() },
             origins: OriginPolicy::default(),
@@ -89,6 +121,27 @@ impl Policy {
             pair_local_silently: true,
             node_auto_approve: AddressList::default(),
         }
+    }
+
+    /// These settings as the ones after `previous`; `None` when they are the same.
+    #[must_use]
+    pub fn succeeding(mut self, previous: &Self) -> Option<Self> {
+        (self.generation, self.since) = (previous.generation, previous.since);
+        if self == *previous {
+            return None;
+        }
+        self.generation += 1;
+        let (now, since) = (self.generation, &mut self.since);
+        if !self.mode.has_secret_of(&previous.mode) {
+            since.secret = now;
+        }
+        if !self.mode.has_proxy_rules_of(&previous.mode) {
+            since.proxy_rules = now;
+        }
+        if previous.ingress.tailscale_on_main && !self.ingress.tailscale_on_main {
+            since.hand_made_serve = now;
+        }
+        Some(self)
     }
 
     /// The session scopes of a vouched-for user.

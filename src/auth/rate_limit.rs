@@ -21,7 +21,7 @@
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use super::denied::Denied;
 use super::headers::HeaderView;
@@ -126,7 +126,7 @@ fn wait(end: UnixMs, now: UnixMs, policy: &RateLimitPolicy) -> Option<u64> {
 /// The limits of one gateway. Shared by all connections; no operation takes more than one short lock.
 #[derive(Debug)]
 pub struct RateLimits {
-    policy: RateLimitPolicy,
+    policy: RwLock<RateLimitPolicy>,
     hasher: RandomState,
     sets: Box<[Mutex<Vec<Entry>>]>,
     /// Wrong guesses in the whole gateway: the window's number in the upper half, the count in the lower.
@@ -137,11 +137,20 @@ impl RateLimits {
     /// Limits that have seen nothing yet.
     pub fn new(policy: RateLimitPolicy) -> Self {
         Self {
-            policy: RateLimitPolicy { max_attempts: policy.max_attempts.max(1), ..policy },
+            policy: RwLock::new(within_range(policy)),
             hasher: RandomState::new(),
             sets: (0..SETS).map(|_| Mutex::default()).collect(),
             global: AtomicU64::new(0),
         }
+    }
+
+    /// Counts by another policy from now on. What was counted so far stays counted.
+    pub fn set_policy(&self, policy: RateLimitPolicy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = within_range(policy);
+    }
+
+    fn policy(&self) -> RateLimitPolicy {
+        *self.policy.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The attempts of one request that came from where `verdict` says.
@@ -155,7 +164,7 @@ impl RateLimits {
         match verdict {
             Verdict::DirectLocal => match origin() {
                 Some(origin) => Some(Subject::Origin(self.hasher.hash_one(origin.to_ascii_lowercase()))),
-                None if self.policy.exempt_loopback => None,
+                None if self.policy().exempt_loopback => None,
                 None => Some(Subject::Address(Subject::address(loopback))),
             },
             Verdict::TrustedProxy { proxy, client: None } => Some(Subject::Proxy(Subject::address(proxy))),
@@ -180,29 +189,30 @@ impl RateLimits {
     }
 
     fn check(&self, kind: CredentialKind, subject: Subject, guess: u64, now: UnixMs) -> Result<(), Denied> {
+        let policy = self.policy();
         let wait_ms = self.with_set(kind, subject, |set, position| {
             let entry = &set[position?];
-            let repeats = || wait(entry.repeats_locked_until, now, &self.policy);
-            entry.is_locked(now, &self.policy).or_else(|| repeats().filter(|_| entry.recent.contains(&guess)))
+            let repeats = || wait(entry.repeats_locked_until, now, &policy);
+            entry.is_locked(now, &policy).or_else(|| repeats().filter(|_| entry.recent.contains(&guess)))
         });
         wait_ms.map_or(Ok(()), |retry_after_ms| Err(Denied::RateLimited { retry_after_ms }))
     }
 
     fn record(&self, kind: CredentialKind, subject: Subject, guess: u64, now: UnixMs) {
-        let allowed = self.allowance(subject, now);
+        let (allowed, policy) = (self.allowance(subject, now), self.policy());
         let new = self.with_set(kind, subject, |set, position| {
             let index = position.unwrap_or_else(|| self.place(set, kind, subject, now));
             let entry = &mut set[index];
-            if entry.is_locked(now, &self.policy).is_some() {
+            if entry.is_locked(now, &policy).is_some() {
                 return false;
             }
-            if now.0.abs_diff(entry.window_start.0) >= self.policy.window_ms {
+            if now.0.abs_diff(entry.window_start.0) >= policy.window_ms {
                 (entry.window_start, entry.guesses, entry.repeats) = (now, 0, 0);
             }
-            let lock = now.plus(self.policy.lockout_ms);
+            let lock = now.plus(policy.lockout_ms);
             if entry.recent.contains(&guess) {
                 entry.repeats = entry.repeats.saturating_add(1);
-                if entry.repeats + 1 >= self.policy.max_attempts {
+                if entry.repeats + 1 >= policy.max_attempts {
                     entry.repeats_locked_until = lock;
                 }
                 return false;
@@ -238,7 +248,12 @@ impl RateLimits {
             return set.len() - 1;
         }
         let worth = |entry: &Entry| {
-            (!entry.is_stale(now, &self.policy), entry.is_locked(now, &self.policy), entry.guesses, entry.window_start)
+            (
+                !entry.is_stale(now, &self.policy()),
+                entry.is_locked(now, &self.policy()),
+                entry.guesses,
+                entry.window_start,
+            )
         };
         let least = set.iter().enumerate().min_by_key(|(_, entry)| worth(entry)).map_or(0, |(index, _)| index);
         set[least] = entry;
@@ -257,8 +272,9 @@ impl RateLimits {
     fn allowance(&self, subject: Subject, now: UnixMs) -> u32 {
         let factor = if matches!(subject, Subject::Proxy(_)) { PROXY_FACTOR } else { 1 };
         let (window, count) = split(self.global.load(Ordering::Relaxed));
-        let flood = window == self.window(now) && count >= self.policy.global_attempts;
-        let guesses = if flood { self.policy.max_attempts.min(GUESSES_UNDER_FLOOD) } else { self.policy.max_attempts };
+        let flood = window == self.window(now) && count >= self.policy().global_attempts;
+        let guesses =
+            if flood { self.policy().max_attempts.min(GUESSES_UNDER_FLOOD) } else { self.policy().max_attempts };
         guesses.saturating_mul(factor)
     }
 
@@ -274,13 +290,17 @@ impl RateLimits {
     }
 
     fn window(&self, now: UnixMs) -> u32 {
-        (now.0 / self.policy.window_ms.max(1)) as u32
+        (now.0 / self.policy().window_ms.max(1)) as u32
     }
 
     /// Entries held now; for a gauge. Takes every lock once.
     pub fn entries(&self) -> usize {
         self.sets.iter().map(|set| set.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
+}
+
+fn within_range(policy: RateLimitPolicy) -> RateLimitPolicy {
+    RateLimitPolicy { max_attempts: policy.max_attempts.max(1), ..policy }
 }
 
 fn split(packed: u64) -> (u32, u32) {

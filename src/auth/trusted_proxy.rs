@@ -14,7 +14,7 @@ use crate::address::AddressList;
 const USER_BYTES: usize = 320;
 
 /// `gateway.auth.trustedProxy`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxy {
     /// The header that carries the user, in any case.
     pub user_header: Box<str>,
@@ -57,7 +57,7 @@ impl TrustedProxy {
     }
 
     /// The identity under which `user` is let in: as the operator spells it in `allowUsers`.
-    fn allowed(&self, user: &str) -> Result<Box<str>, Denied> {
+    pub(super) fn allowed(&self, user: &str) -> Result<Box<str>, Denied> {
         if self.allow_users.is_empty() {
             return Ok(user.into());
         }

@@ -17,10 +17,12 @@ use crate::client::Purpose;
 use crate::client::credentials::Resolution;
 use crate::clock::UnixMs;
 use crate::config::decode::bind_hint;
-use crate::config::model::{AuthMode, Bind};
+use crate::config::model::{AuthMode, Bind, TailscaleMode};
 use crate::config::resolve;
+use crate::net::tls::certificate;
 use crate::rpc::scope::{Scope, ScopeSet};
 use crate::secret::Secret;
+use crate::server::tls_files;
 
 /// Time for a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,6 +66,8 @@ pub(super) enum TalkCommand {
     Status(StatusArgs),
     /// See which gateways can be reached, and what we may do there
     Probe(GatewayFlags),
+    /// Show what clients pin of this gateway's certificate
+    Fingerprint(FingerprintArgs),
 }
 
 /// How to run the gateway. Flags win over the environment, and that over the configuration.
@@ -78,6 +82,9 @@ pub(super) struct GatewayRun {
     /// What lets a client in: none, token, password, trusted-proxy
     #[arg(long, value_name = "MODE")]
     pub(super) auth: Option<AuthMode>,
+    /// How Tailscale leads here: off, serve, funnel
+    #[arg(long, value_name = "MODE")]
+    pub(super) tailscale: Option<TailscaleMode>,
     /// The shared token (other users of this host can see it; OPENCLAW_GATEWAY_TOKEN is hidden from them)
     #[arg(long, value_name = "TOKEN")]
     pub(super) token: Option<String>,
@@ -129,8 +136,8 @@ impl GatewayRun {
             auth: self.auth,
             token: self.token.as_deref().map(Secret::new),
             password,
+            tailscale: self.tailscale,
             allow_unconfigured: self.allow_unconfigured,
-            ..resolve::Flags::default()
         })
     }
 }
@@ -164,6 +171,14 @@ pub(super) struct StatusArgs {
     deep: bool,
 }
 
+/// How to show it.
+#[derive(Debug, Args)]
+pub(super) struct FingerprintArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 impl GatewayArgs {
     /// Whether an error is printed as JSON, too.
     pub(super) fn prints_json(&self) -> bool {
@@ -172,6 +187,7 @@ impl GatewayArgs {
             Some(GatewayCommand::Talk(TalkCommand::Call(args))) => args.gateway.json,
             Some(GatewayCommand::Talk(TalkCommand::Health(flags) | TalkCommand::Probe(flags))) => flags.json,
             Some(GatewayCommand::Talk(TalkCommand::Status(args))) => args.gateway.json,
+            Some(GatewayCommand::Talk(TalkCommand::Fingerprint(args))) => args.json,
         }
     }
 
@@ -196,6 +212,7 @@ impl TalkCommand {
             Self::Health(flags) => health(context, &flags).await,
             Self::Status(args) => status(context, &args).await,
             Self::Probe(flags) => probe(context, &flags).await,
+            Self::Fingerprint(args) => fingerprint(context, &args),
         }
     }
 }
@@ -354,6 +371,38 @@ async fn probe(context: &Context, flags: &GatewayFlags) -> Result<ExitCode, CliE
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Reads the certificate and nothing else: neither the key nor a running gateway is needed.
+fn fingerprint(context: &Context, args: &FingerprintArgs) -> Result<ExitCode, CliError> {
+    let output = context.output;
+    let settings = context.load()?.config.gateway.tls;
+    if !settings.enabled {
+        return Err(CliError::other("this gateway speaks no TLS of its own: gateway.tls.enabled is false".to_owned()));
+    }
+    let cert = tls_files(&settings, &context.paths).cert;
+    let found = certificate::fingerprints(&cert).map_err(|error| {
+        CliError::other(format!("{error}. A gateway makes its certificate at its first start: clawgate gateway"))
+    })?;
+    if args.json {
+        output.value(&json!({
+            "path": cert,
+            "certificate": {"sha256": found.certificate.to_string()},
+            "publicKey": {"sha256": found.public_key.to_string()},
+        }))?;
+    } else {
+        output.fields(&[
+            ("Certificate", Tone::Plain, cert.display().to_string()),
+            ("SHA-256", Tone::Plain, found.certificate.to_string()),
+            (
+                "Public key",
+                Tone::Plain,
+                format!("{} (stays when the certificate is renewed with its key)", found.public_key),
+            ),
+            ("Pin it", Tone::Plain, format!("clawgate config set gateway.remote.tlsFingerprint {}", found.certificate)),
+        ])?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The port of the gateway on this host, whatever mode is configured.
 fn local_port(context: &Context, flags: &GatewayFlags) -> u16 {
     let configured = || context.load().ok().and_then(|loaded| loaded.config.gateway.port);
@@ -377,6 +426,7 @@ mod tests {
             password: None,
             password_file: Some(path.clone()),
             workers: None,
+            tailscale: None,
             allow_unconfigured: false,
             verbose: false,
         };

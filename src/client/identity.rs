@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::private_file::{Existing, write_private};
 use super::url_policy::GatewayUrl;
 use crate::auth::device::{DeviceId, DeviceKey};
 use crate::clock::UnixMs;
 use crate::id::{self, base64_url};
+use crate::private_file::{Existing, write_private};
 use crate::rpc::scope::Role;
 use crate::secret::Secret;
 

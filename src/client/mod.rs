@@ -19,7 +19,6 @@ mod frames;
 pub mod identity;
 pub mod node;
 mod options;
-mod private_file;
 pub mod run_token;
 mod upgrade;
 pub mod url_policy;

@@ -12,7 +12,7 @@ use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::private_file::{Existing, write_private};
+use crate::private_file::{Existing, write_private};
 use crate::secret::Secret;
 
 /// Name of the file in the state directory.

@@ -23,7 +23,7 @@ use super::key_path::KeyPath;
 use super::keyword::Keyword;
 use super::model::{
     Auth, Config, ConsoleStyle, ControlUi, Gateway, HostKeyPolicy, Limits, LogLevel, Logging, Nodes, RateLimit, Remote,
-    Tls, Transport, TrustedProxy,
+    TailscaleHost, Tls, Transport, TrustedProxy,
 };
 use super::raw::{Document, Member, Node, Position, Value};
 use super::secret_ref::{
@@ -134,16 +134,24 @@ impl<'a> Reader<'a> {
         let secrets = self.secrets(&secrets);
         let gateway = self.section(&root, "gateway");
         let logging = self.section(&root, "logging");
-        let own = ["plugins", "entries", "clawgate", "config", "limits"]
+        let own = ["plugins", "entries", "clawgate", "config"]
             .iter()
             .fold(root.clone(), |section, key| self.section(&section, key));
-        Config { gateway: self.gateway(&gateway), logging: self.logging(&logging), secrets, limits: self.limits(&own) }
+        let [limits, tailscale] = ["limits", "tailscale"].map(|key| self.section(&own, key));
+        Config {
+            gateway: self.gateway(&gateway),
+            logging: self.logging(&logging),
+            secrets,
+            limits: self.limits(&limits),
+            tailscale: self.tailscale(&tailscale),
+        }
     }
 
     fn gateway(&mut self, s: &Section<'a>) -> Gateway {
         let default = Gateway::default();
-        let [auth, control_ui, tailscale, remote, tls, nodes, http] =
-            ["auth", "controlUi", "tailscale", "remote", "tls", "nodes", "http"].map(|key| self.section(s, key));
+        let [auth, control_ui, tailscale, remote, tls, reload, nodes, http] =
+            ["auth", "controlUi", "tailscale", "remote", "tls", "reload", "nodes", "http"]
+                .map(|key| self.section(s, key));
         let headers = self.section(&http, "securityHeaders");
         Gateway {
             mode: self.keyword(s, "mode", |_| None),
@@ -157,6 +165,7 @@ impl<'a> Reader<'a> {
             tailscale: self.keyword(&tailscale, "mode", |_| None).unwrap_or(default.tailscale),
             remote: self.remote(&remote),
             tls: self.tls(&tls),
+            reload: self.keyword(&reload, "mode", |_| None).unwrap_or(default.reload),
             nodes: self.nodes(&nodes),
             handshake_timeout: self
                 .milliseconds(s, "handshakeTimeoutMs", 1..=600_000)
@@ -189,7 +198,10 @@ impl<'a> Reader<'a> {
     fn trusted_proxy(&mut self, s: &Section<'a>) -> TrustedProxy {
         let approve = self.section(s, "deviceAutoApprove");
         let enabled = self.boolean(&approve, "enabled").unwrap_or(false);
-        let scopes = self.scopes(&approve, "scopes");
+        let scopes = match approve.get("scopes") {
+            Some(_) => self.scopes(&approve, "scopes"),
+            None => vec![Scope::Read, Scope::Write, Scope::Approvals, Scope::Questions],
+        };
         TrustedProxy {
             user_header: self.parsed(s, "userHeader", header_name),
             required_headers: self.parsed_list(s, "requiredHeaders", header_name),
@@ -280,6 +292,14 @@ impl<'a> Reader<'a> {
             console_level: self.keyword(s, "consoleLevel", |_| None),
             console_style: self.keyword(s, "consoleStyle", |_| None).unwrap_or(ConsoleStyle::Pretty),
             file: self.path(s, "file"),
+        }
+    }
+
+    fn tailscale(&mut self, s: &Section<'a>) -> TailscaleHost {
+        let default = TailscaleHost::default();
+        TailscaleHost {
+            socket: self.path(s, "socket").unwrap_or(default.socket),
+            command: self.path(s, "command").unwrap_or(default.command),
         }
     }
 

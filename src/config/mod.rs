@@ -26,6 +26,7 @@ pub mod paths;
 pub mod raw;
 pub mod redact;
 pub mod resolve;
+pub mod restart;
 pub mod secret_ref;
 pub mod snapshot;
 

@@ -75,6 +75,20 @@ keywords! {
 }
 
 keywords! {
+    /// `gateway.reload.mode`: whether edits of the file take effect while the gateway runs.
+    ReloadMode {
+        /// Only when it is told to (SIGHUP), or at its next start.
+        Off = "off",
+        /// At once, where that can be done; a notice names what needs a restart.
+        Hybrid = "hybrid",
+        /// An older word for `hybrid`.
+        Hot = "hot",
+        /// An older word for `hybrid`: this gateway never restarts by itself.
+        Restart = "restart",
+    }
+}
+
+keywords! {
     /// `gateway.remote.transport`: how a client reaches a remote gateway (contract 4.11).
     Transport {
         /// Through an SSH tunnel.
@@ -135,6 +149,8 @@ pub struct Config {
     pub secrets: SecretProviders,
     /// `plugins.entries.clawgate.config.limits`.
     pub limits: Limits,
+    /// `plugins.entries.clawgate.config.tailscale`.
+    pub tailscale: TailscaleHost,
 }
 
 /// `gateway`.
@@ -162,6 +178,8 @@ pub struct Gateway {
     pub remote: Remote,
     /// `tls`.
     pub tls: Tls,
+    /// `reload.mode`. Default `hybrid`.
+    pub reload: ReloadMode,
     /// `nodes`.
     pub nodes: Nodes,
     /// Time from accept to `hello-ok`: `OPENCLAW_HANDSHAKE_TIMEOUT_MS`, else `handshakeTimeoutMs`, 1 ms to
@@ -203,7 +221,7 @@ pub struct TrustedProxy {
     /// `allowLoopback`: the proxy may be on this host. Default false.
     pub allow_loopback: bool,
     /// `deviceAutoApprove.scopes` where `deviceAutoApprove.enabled` is true: what a user of the proxy may
-    /// pair a device with unasked.
+    /// pair a device with unasked. Default where enabled: read, write, approvals, questions.
     pub device_auto_approve: Option<Vec<Scope>>,
 }
 
@@ -366,6 +384,7 @@ impl Default for Gateway {
             tailscale: TailscaleMode::Off,
             remote: Remote::default(),
             tls: Tls::default(),
+            reload: ReloadMode::Hybrid,
             nodes: Nodes::default(),
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             strict_transport_security: None,
@@ -389,6 +408,26 @@ pub struct Logging {
 impl Default for Logging {
     fn default() -> Self {
         Self { level: LogLevel::Info, console_level: None, console_style: ConsoleStyle::Pretty, file: None }
+    }
+}
+
+/// `plugins.entries.clawgate.config.tailscale`: where Tailscale is on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TailscaleHost {
+    /// `socket`: of the daemon's LocalAPI. Default `/var/run/tailscale/tailscaled.sock`; on macOS
+    /// `/var/run/tailscaled.socket`.
+    pub socket: PathBuf,
+    /// `command`: an absolute path, or a name to look for in `PATH`. Default `tailscale`.
+    pub command: PathBuf,
+}
+
+impl Default for TailscaleHost {
+    fn default() -> Self {
+        let socket = match cfg!(target_os = "macos") {
+            true => "/var/run/tailscaled.socket",
+            false => "/var/run/tailscale/tailscaled.sock",
+        };
+        Self { socket: socket.into(), command: "tailscale".into() }
     }
 }
 

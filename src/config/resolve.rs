@@ -19,6 +19,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::environment::Environment;
 use super::model::{AuthMode, Bind, Config, Mode, TailscaleMode};
 use super::secret_ref::{ProviderAccess, REDACTED, SecretInput, SecretReader, Unresolved};
+use crate::limits;
+use crate::rpc::scope::Scope;
 use crate::secret::Secret;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -157,6 +159,8 @@ pub enum Refusal {
     RemoteMode,
     #[error("OPENCLAW_GATEWAY_PORT is {found:?}: it must be a whole number from 1 to 65535")]
     InvalidPort { found: String },
+    #[error("OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP is {found:?}: it must be a whole number from 1 to 16384")]
+    InvalidPreauthSockets { found: String },
     #[error("OPENCLAW_HANDSHAKE_TIMEOUT_MS is {found:?}: it must be a whole number from 1 to 600000")]
     InvalidHandshakeTimeout { found: String },
     #[error(
@@ -225,23 +229,56 @@ pub fn start(
     if gateway.mode == Some(Mode::Remote) && !flags.allow_unconfigured {
         return Err(Refusal::RemoteMode);
     }
-    refuse_trusting_everyone(&gateway.trusted_proxies)?;
-    let auth = server_auth(config, environment, flags, access)?;
+    let auth = trusted_auth(config, environment, flags, access)?;
     let mut notices = Vec::new();
     let bind = flags.bind.unwrap_or(gateway.bind);
     let listen = ListenPlan {
         addresses: addresses(bind, &gateway.custom_bind_host, host, &mut notices)?,
         port: port(config, environment, flags, default_port)?,
     };
-    if auth.mode == AuthMode::TrustedProxy && gateway.trusted_proxies.is_empty() {
+    guard(config, flags.tailscale.unwrap_or(gateway.tailscale), &auth, &listen)?;
+    notices.extend(advice(config, &auth, &listen));
+    Ok(Start { listen, auth, notices })
+}
+
+/// Decides who gets in to a gateway that runs already: on `listen`, with `tailscale`, which another configuration does
+/// not change before the next start.
+///
+/// # Errors
+/// The first reason why it must not run like that.
+pub fn reload(
+    config: &Config,
+    environment: &Environment,
+    flags: &Flags,
+    listen: &ListenPlan,
+    tailscale: TailscaleMode,
+    access: &dyn ProviderAccess,
+) -> Result<ServerAuth, Refusal> {
+    let flags = Flags { tailscale: Some(tailscale), ..flags.clone() };
+    let auth = trusted_auth(config, environment, &flags, access)?;
+    guard(config, tailscale, &auth, listen)?;
+    Ok(auth)
+}
+
+fn trusted_auth(
+    config: &Config,
+    environment: &Environment,
+    flags: &Flags,
+    access: &dyn ProviderAccess,
+) -> Result<ServerAuth, Refusal> {
+    refuse_trusting_everyone(&config.gateway.trusted_proxies)?;
+    server_auth(config, environment, flags, access)
+}
+
+/// Whether that authentication is enough for where the gateway can be reached.
+fn guard(config: &Config, tailscale: TailscaleMode, auth: &ServerAuth, listen: &ListenPlan) -> Result<(), Refusal> {
+    if auth.mode == AuthMode::TrustedProxy && config.gateway.trusted_proxies.is_empty() {
         return Err(Refusal::NoTrustedProxies);
     }
     if let Some(address) = listen.addresses.iter().copied().find(|address| !address.is_loopback()) {
-        refuse_open_door(&auth, address)?;
+        refuse_open_door(auth, address)?;
     }
-    guard_tailscale(flags.tailscale.unwrap_or(gateway.tailscale), &auth, &listen)?;
-    notices.extend(advice(config, &auth, &listen));
-    Ok(Start { listen, auth, notices })
+    guard_tailscale(tailscale, auth, listen)
 }
 
 /// Decides the authentication mode and its secrets (contract 2.1 to 2.3).
@@ -331,6 +368,21 @@ pub fn handshake_timeout(config: &Config, environment: &Environment) -> Result<D
             _ => Err(Refusal::InvalidHandshakeTimeout { found: text.chars().take(40).collect() }),
         },
         None => Ok(config.gateway.handshake_timeout),
+    }
+}
+
+/// Sockets that one client may have open without having authenticated: `OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP`, else
+/// [`limits::PREAUTH_SOCKETS_CLIENT`].
+///
+/// # Errors
+/// [`Refusal::InvalidPreauthSockets`] when the variable holds something else than 1 to 16384.
+pub fn preauth_sockets(environment: &Environment) -> Result<usize, Refusal> {
+    match environment.get("OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP") {
+        Some(text) => match text.parse() {
+            Ok(sockets @ 1..=limits::PREAUTH_SOCKETS) => Ok(sockets),
+            _ => Err(Refusal::InvalidPreauthSockets { found: text.chars().take(40).collect() }),
+        },
+        None => Ok(limits::PREAUTH_SOCKETS_CLIENT),
     }
 }
 
@@ -491,6 +543,10 @@ fn advice(config: &Config, auth: &ServerAuth, listen: &ListenPlan) -> Vec<String
         if !trusts_loopback {
             notices.push("gateway.auth.mode is \"trusted-proxy\" and only this machine can connect, but a proxy on this machine is not trusted: set gateway.auth.trustedProxy.allowLoopback to true and add 127.0.0.1 to gateway.trustedProxies.".to_owned());
         }
+    }
+    let approves = gateway.auth.trusted_proxy.as_ref().and_then(|proxy| proxy.device_auto_approve.as_ref());
+    if auth.mode == AuthMode::TrustedProxy && approves.is_some_and(|scopes| scopes.contains(&Scope::Admin)) {
+        notices.push("Every user that the proxy lets through can make a device with operator.admin, which stays: take it out of gateway.auth.trustedProxy.deviceAutoApprove.scopes, and name administrators in gateway.auth.identityScopes.".to_owned());
     }
     let ui = &gateway.control_ui;
     if listen.is_exposed() && ui.enabled && ui.allowed_origins.is_empty() && !ui.allow_host_header_origin {
@@ -752,6 +808,21 @@ mod tests {
     }
 
     #[test]
+    fn a_reload_is_judged_by_where_the_gateway_listens_already() {
+        let edited = case("bind: 'loopback', auth: {mode: 'none'}");
+        let environment = Environment::default();
+        let document = Document::parse(format!("{{gateway: {{{}}}}}", edited.gateway)).unwrap();
+        let config = decode(&document, &environment).unwrap().config;
+        let judge = |address: &str, tailscale| {
+            let listen = ListenPlan { addresses: vec![address.parse().unwrap()], port: 1 };
+            reload(&config, &environment, &Flags::default(), &listen, tailscale, &EnvironmentOnly).map(|auth| auth.mode)
+        };
+        assert_eq!(judge("127.0.0.1", TailscaleMode::Off), Ok(AuthMode::None));
+        assert!(matches!(judge("0.0.0.0", TailscaleMode::Off), Err(Refusal::NoAuthBeyondLoopback { .. })));
+        assert!(matches!(judge("127.0.0.1", TailscaleMode::Serve), Err(Refusal::NoAuthWithTailscale { .. })));
+    }
+
+    #[test]
     fn a_client_machine_does_not_run_a_gateway_by_accident() {
         let mut with = case("mode: 'remote'");
         assert!(with.refusal().contains("gateway.mode"));
@@ -768,6 +839,17 @@ mod tests {
         assert_eq!(timeout("250"), Ok(Duration::from_millis(250)));
         for wrong in ["0", "600001", "x"] {
             assert!(timeout(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_sockets_of_a_stranger_come_from_the_environment() {
+        let sockets =
+            |value: &str| preauth_sockets(&Environment::new([("OPENCLAW_MAX_PREAUTH_CONNECTIONS_PER_IP", value)]));
+        assert_eq!(sockets(""), Ok(limits::PREAUTH_SOCKETS_CLIENT));
+        assert_eq!(sockets("500"), Ok(500));
+        for wrong in ["0", "16385", "x"] {
+            assert!(sockets(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::machine::{Machine, Step};
-use super::{Connecting, End, EndedBy, Refused, Service, Socket};
+use super::{CalledOff, Connecting, End, EndedBy, Refused, Service, Socket};
 use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
 use crate::hub::outbox::{EncodedEvent, Item};
@@ -92,7 +92,7 @@ struct Core {
 struct Handshake {
     socket: Socket,
     deadline: Pin<Box<Sleep>>,
-    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
+    called_off: CalledOff,
     connecting: Option<(Box<str>, Connecting)>,
 }
 
@@ -127,7 +127,7 @@ impl Driver {
         let mut text = Vec::with_capacity(160);
         EncodedEvent::new(Event::CONNECT_CHALLENGE, challenge.as_bytes(), None).write(None, &mut text);
         codec::frame(Opcode::Text, &text, None, &mut unsent);
-        let (handshake_timeout, stopping) = (service.handshake_timeout(), service.stopping());
+        let (deadline, called_off) = (socket.since + service.handshake_timeout(), service.called_off(&socket));
         let limits =
             Limits { max_message_bytes: limits::PREAUTH_PAYLOAD_BYTES, max_fragments: limits::MAX_FRAGMENTS as u32 };
         Self {
@@ -136,8 +136,8 @@ impl Driver {
             core: Core { machine: Machine::default(), service, connection: None },
             handshake: Some(Box::new(Handshake {
                 socket,
-                deadline: Box::pin(sleep_until(Instant::now() + handshake_timeout)),
-                stopping,
+                deadline: Box::pin(sleep_until(deadline)),
+                called_off,
                 connecting: None,
             })),
             leaving: None,
@@ -215,8 +215,8 @@ impl Driver {
             ));
             return Break(());
         }
-        if handshake.stopping.as_mut().poll(cx).is_ready() {
-            self.begin_leaving(by_gateway(CloseCode::SERVICE_RESTART, "service restart".to_owned()));
+        if let Poll::Ready(close) = handshake.called_off.as_mut().poll(cx) {
+            self.begin_leaving(by_gateway(close.code, close.reason.to_owned()));
             return Break(());
         }
         let Some((_, connecting)) = &mut handshake.connecting else { return Continue(()) };
@@ -271,6 +271,7 @@ impl Driver {
                     connection.pulse.received(monotonic_s());
                 }
                 self.take_messages(&mut scratch.input[..bytes], &mut scratch.output);
+                self.count_held();
                 Ok(Came::Bytes { more })
             }
         }
@@ -314,6 +315,17 @@ impl Driver {
                     return;
                 }
             }
+        }
+    }
+
+    /// What a stranger leaves unfinished is counted, and bounded for all strangers together.
+    fn count_held(&mut self) {
+        let Some(handshake) = &self.handshake else { return };
+        if !handshake.socket.slot.hold(self.held.len() + self.decoder.held_bytes()) {
+            self.begin_leaving(by_gateway(
+                CloseCode::TRY_AGAIN_LATER,
+                "too many unfinished messages before authentication".to_owned(),
+            ));
         }
     }
 

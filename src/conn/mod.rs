@@ -7,18 +7,23 @@ pub mod connect;
 pub mod driver;
 pub mod machine;
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::auth::Verdict;
 use crate::clock::UnixMs;
 use crate::hub::Connection;
 use crate::id::ConnId;
+use crate::net::preauth::Slot;
 use crate::rpc::dispatch::{Params, Routed};
 use crate::rpc::error::RpcError;
-use crate::ws::close::CloseCode;
+use crate::ws::close::{Close, CloseCode};
 use connect::ConnectParams;
 
 /// What is known of a socket before its client has said a word.
@@ -32,8 +37,16 @@ pub struct Socket {
     pub head: Arc<http::request::Parts>,
     /// The challenge that the client has to sign.
     pub nonce: Arc<str>,
+    /// Where its request came from: the one verdict.
+    pub verdict: Verdict,
     /// Generation of the access settings under which it was accepted.
     pub generation: u64,
+    /// When it was accepted, or had its last answer by HTTP: its time to authenticate counts from here.
+    pub since: Instant,
+    /// Its place among the strangers, until it is let in.
+    pub slot: Arc<Slot>,
+    /// Why its client was not let in, in one word, once that is decided.
+    pub denied: Arc<OnceLock<Cow<'static, str>>>,
 }
 
 /// A client that was let in.
@@ -81,13 +94,16 @@ pub enum EndedBy {
 /// The future of a [`Service::connect`].
 pub type Connecting = Pin<Box<dyn Future<Output = Result<Accepted, Refused>> + Send>>;
 
+/// The future of a [`Service::called_off`].
+pub type CalledOff = Pin<Box<dyn Future<Output = Close<'static>> + Send>>;
+
 /// What connections are for.
 pub trait Service: Send + Sync + 'static {
-    /// Time from the upgrade to `hello-ok`.
+    /// Time from the accept to `hello-ok`.
     fn handshake_timeout(&self) -> Duration;
 
-    /// Ends when the gateway stops: who is not let in by then is not let in.
-    fn stopping(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    /// Ends when `socket` is not let in any more, because the gateway stops or needs its place; says which.
+    fn called_off(&self, socket: &Socket) -> CalledOff;
 
     /// Decides on a `connect`. Durable work may take a while; the deadline of the handshake goes on.
     fn connect(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Connecting;

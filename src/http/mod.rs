@@ -23,6 +23,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
 
 use self::reject::Reject;
 use crate::net::stream::Stream;
@@ -49,7 +50,7 @@ pub enum Readiness {
 }
 
 /// A WebSocket whose upgrade has been accepted.
-pub struct Upgraded {
+pub struct Upgraded<T> {
     /// The stream, out of hyper's hands.
     pub stream: Stream,
     /// Bytes that came behind the request head.
@@ -58,9 +59,13 @@ pub struct Upgraded {
     pub peer: SocketAddr,
     /// The request's head.
     pub head: Arc<http::request::Parts>,
+    /// When the peer began: at its accept, or when it had its last answer.
+    pub since: Instant,
+    /// What [`Site::admit`] gave.
+    pub admitted: T,
 }
 
-impl std::fmt::Debug for Upgraded {
+impl<T> std::fmt::Debug for Upgraded<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Upgraded({})", self.peer)
     }
@@ -68,40 +73,65 @@ impl std::fmt::Debug for Upgraded {
 
 /// What a request meets behind the chain.
 pub trait Site: Send + Sync + 'static {
+    /// What is known of a request that was admitted.
+    type Admitted: Send;
     /// How far the start has come.
     fn readiness(&self) -> Readiness;
     /// Milliseconds since the start.
     fn uptime_ms(&self) -> u64;
-    /// Ends when the gateway stops: no further request is waited for then.
-    fn stopping(&self) -> impl Future<Output = ()> + Send;
+    /// Ends when no further request is waited for: the gateway stops, or needs the place of this socket.
+    fn called_off(&self) -> impl Future<Output = ()> + Send;
     /// Whether a new WebSocket may come in now, judged by its head alone.
-    fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject>;
+    fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<Self::Admitted, Reject>;
+    /// Hears of every refusal, for the counters.
+    fn refused(&self, _reject: &Reject) {}
     /// Runs an upgraded connection to its end.
-    fn connected(self: Arc<Self>, upgraded: Upgraded) -> impl Future<Output = ()> + Send;
+    fn connected(self: Arc<Self>, upgraded: Upgraded<Self::Admitted>) -> impl Future<Output = ()> + Send;
+}
+
+/// Who a connection is with, for all its requests.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    address: SocketAddr,
+    /// It came through TLS.
+    is_secure: bool,
 }
 
 /// A WebSocket that has been promised: what is left to do once the answer is written.
-struct Opening {
+struct Opening<T> {
     upgrading: OnUpgrade,
     head: Arc<http::request::Parts>,
+    admitted: T,
 }
 
-/// Serves one socket to its end: HTTP/1.1, and the WebSocket that it may become. Who counts sockets counts this
-/// future.
+/// What the requests of one connection leave behind.
+struct Visit<T> {
+    since: Instant,
+    opening: Option<Opening<T>>,
+}
+
+/// Serves one socket, accepted at `since`, to its end: HTTP/1.1, and the WebSocket that it may become. Who counts
+/// sockets counts this future.
 ///
 /// Cost: what HTTP needs is in a box that goes with the upgrade; a WebSocket is carried by what
 /// [`Site::connected`] returns and a pointer.
-pub async fn serve<S: Site>(stream: Stream, peer: SocketAddr, site: Arc<S>) {
-    if let Some(upgraded) = Box::pin(exchange(stream, peer, &*site)).await {
+pub async fn serve<S: Site>(stream: Stream, address: SocketAddr, since: Instant, site: Arc<S>) {
+    if let Some(upgraded) = Box::pin(exchange(stream, address, since, &*site)).await {
         site.connected(upgraded).await;
     }
 }
 
 /// HTTP/1.1 until the end, or until a WebSocket comes out of it.
-async fn exchange<S: Site>(stream: Stream, peer: SocketAddr, site: &S) -> Option<Upgraded> {
-    let opening = Mutex::new(None);
+async fn exchange<S: Site>(
+    stream: Stream,
+    address: SocketAddr,
+    since: Instant,
+    site: &S,
+) -> Option<Upgraded<S::Admitted>> {
+    let peer = Peer { address, is_secure: matches!(stream, Stream::Tls(_)) };
+    let visit = Mutex::new(Visit { since, opening: None });
     let service = service_fn(|request| {
-        let answer = answer(request, peer, site, &opening);
+        let answer = answer(request, peer, site, &visit);
         async move { Ok::<_, Infallible>(answer) }
     });
     let http = hyper::server::conn::http1::Builder::new()
@@ -115,39 +145,47 @@ async fn exchange<S: Site>(stream: Stream, peer: SocketAddr, site: &S) -> Option
     // Answers are made at once, so a stop cuts off none that is owed.
     let served = tokio::select! {
         served = http => served,
-        () = site.stopping() => return None,
+        () = site.called_off() => return None,
     };
     if let Err(error) = served {
-        tracing::debug!(%peer, %error, "http connection ended");
+        tracing::debug!(peer = %address, %error, "http connection ended");
         return None;
     }
-    let Opening { upgrading, head } = opening.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+    let Visit { since, opening } = visit.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Opening { upgrading, head, admitted } = opening?;
     let Ok(upgraded) = upgrading.await else {
-        tracing::debug!(%peer, "the peer left during the upgrade");
+        tracing::debug!(peer = %address, "the peer left during the upgrade");
         return None;
     };
     match upgraded.downcast::<TokioIo<Stream>>() {
-        Ok(parts) => Some(Upgraded { stream: parts.io.into_inner(), read: parts.read_buf, peer, head }),
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            Some(Upgraded { stream, read: parts.read_buf, peer: address, head, since, admitted })
+        }
         Err(_) => {
-            tracing::error!(%peer, "an upgraded connection was of another type; this is a defect");
+            tracing::error!(peer = %address, "an upgraded connection was of another type; this is a defect");
             None
         }
     }
 }
 
 /// The chain. Reads top to bottom; the first step that refuses answers.
-fn answer<S: Site>(request: Request<Incoming>, peer: SocketAddr, site: &S, opening: &Mutex<Option<Opening>>) -> Answer {
+fn answer<S: Site>(request: Request<Incoming>, peer: Peer, site: &S, visit: &Mutex<Visit<S::Admitted>>) -> Answer {
+    let mut visit = visit.lock().unwrap_or_else(PoisonError::into_inner);
     let result = upgrade::one_host(request.headers(), request.version()).and_then(|()| {
         if upgrade::is_wanted(request.headers()) {
-            let (answer, promised) = open_websocket(request, peer, site)?;
-            *opening.lock().unwrap_or_else(PoisonError::into_inner) = Some(promised);
+            let (answer, promised) = open_websocket(request, peer.address, site)?;
+            visit.opening = Some(promised);
             Ok(answer)
         } else {
-            page_for(&request, site.readiness(), site.uptime_ms())
+            // A connection that a proxy keeps open has served others before: their time is not the next one's.
+            visit.since = Instant::now();
+            page_for(&request, peer, site.readiness(), site.uptime_ms())
         }
     });
     result.unwrap_or_else(|reject| {
-        tracing::info!(%peer, status = reject.status.as_u16(), reason = reject.reason, "http request refused");
+        tracing::info!(peer = %peer.address, status = reject.status.as_u16(), reason = reject.reason, "http request refused");
+        site.refused(&reject);
         reject.into_answer()
     })
 }
@@ -156,25 +194,25 @@ fn open_websocket<S: Site>(
     mut request: Request<Incoming>,
     peer: SocketAddr,
     site: &S,
-) -> Result<(Answer, Opening), Reject> {
+) -> Result<(Answer, Opening<S::Admitted>), Reject> {
     if site.readiness() != Readiness::Ready {
         return Err(reject::NOT_READY);
     }
     let accept = upgrade::accept(request.method(), request.version(), request.headers())?;
     let upgrading = hyper::upgrade::on(&mut request);
     let (head, _) = request.into_parts();
-    site.admit(peer, &head)?;
-    Ok((upgrade::switching_protocols(&accept), Opening { upgrading, head: Arc::new(head) }))
+    let admitted = site.admit(peer, &head)?;
+    Ok((upgrade::switching_protocols(&accept), Opening { upgrading, head: Arc::new(head), admitted }))
 }
 
-fn page_for(request: &Request<Incoming>, readiness: Readiness, uptime_ms: u64) -> Result<Answer, Reject> {
+fn page_for(request: &Request<Incoming>, peer: Peer, readiness: Readiness, uptime_ms: u64) -> Result<Answer, Reject> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(reject::METHOD_NOT_ALLOWED);
     }
     match request.uri().path() {
         "/" => {
             let host = request.headers().get(hyper::header::HOST).and_then(|host| host.to_str().ok());
-            Ok(page::front(readiness, host.unwrap_or("127.0.0.1:18789")))
+            Ok(page::front(readiness, host.unwrap_or("127.0.0.1:18789"), peer.is_secure))
         }
         "/healthz" => Ok(page::live()),
         "/readyz" => Ok(page::ready(readiness)),

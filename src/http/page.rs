@@ -9,8 +9,8 @@ use hyper::Response;
 use super::{Answer, Readiness};
 
 /// `GET /`: that it runs, and how to connect. Says nothing a stranger may not know. `host` is the request's own
-/// `Host`, of which [`super::upgrade::one_host`] has left nothing that could be markup.
-pub fn front(readiness: Readiness, host: &str) -> Answer {
+/// `Host`, of which [`super::upgrade::one_host`] has left nothing that could be markup. `is_secure`: over TLS.
+pub fn front(readiness: Readiness, host: &str, is_secure: bool) -> Answer {
     let state = match readiness {
         Readiness::Starting => "is starting",
         Readiness::Ready => "is running",
@@ -18,12 +18,15 @@ pub fn front(readiness: Readiness, host: &str) -> Answer {
     };
     let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (name, port),
-        _ => (host, "80"),
+        _ => (host, if is_secure { "443" } else { "80" }),
     };
+    let (scheme, node_flag) = if is_secure { ("wss", " --tls") } else { ("ws", "") };
     let body = include_str!("front.html")
         .replace("{{state}}", state)
         .replace("{{version}}", env!("CARGO_PKG_VERSION"))
         .replace("{{host}}", host)
+        .replace("{{scheme}}", scheme)
+        .replace("{{node_flag}}", node_flag)
         .replace("{{name}}", name)
         .replace("{{port}}", port);
     answer(StatusCode::OK, "text/html; charset=utf-8", body)

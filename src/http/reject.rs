@@ -61,6 +61,11 @@ rejects! {
     /// Too many sockets that have not authenticated.
     PREAUTH_FULL = SERVICE_UNAVAILABLE, "too_many_unauthenticated", Some((RETRY_AFTER, "1")),
         "too many unauthenticated sockets; try again";
+    /// The same, of one client or one peer.
+    PREAUTH_CLIENT_FULL = SERVICE_UNAVAILABLE, "too_many_unauthenticated_from_client", Some((RETRY_AFTER, "2")),
+        "too many unauthenticated sockets from this address; try again";
+    /// Plain HTTP to a port of TLS.
+    TLS_ONLY = BAD_REQUEST, "tls_only", None, "this port speaks TLS: use https:// or wss://";
 }
 
 impl Reject {

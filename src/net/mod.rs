@@ -6,5 +6,7 @@
 pub mod accept;
 pub mod bind;
 pub mod descriptors;
+pub mod preauth;
 pub mod stream;
+pub mod tls;
 pub mod workers;

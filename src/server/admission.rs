@@ -3,43 +3,47 @@
 //! The rules are `auth`'s; here the facts are gathered for them, what they decide is carried out (a silent
 //! pairing, a request for approval, a token), and every outcome leaves one line in the log.
 
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::hello::{Hello, IssuedToken};
 use crate::auth::client::Client as ClientClaims;
 use crate::auth::device::SignedDevice;
 use crate::auth::ingress::Listener;
 use crate::auth::pairing::PairingNeeded;
+use crate::auth::rate_limit::RateLimitPolicy;
+use crate::auth::standing::stands;
+use crate::auth::tailscale::Whois;
 use crate::auth::{
-    self, ApprovedRole, Credentials, Decision, DeviceId, DeviceToken, Evidence, Grant, HeaderView, Policy, RateLimits,
-    Surface, Verdict,
+    self, ApprovedRole, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant, HeaderView, Policy,
+    RateLimits, Surface, Verdict,
 };
 use crate::clock::UnixMs;
 use crate::conn::connect::{ConnectParams, PROTOCOL, PROTOCOL_PREVIOUS};
-use crate::conn::{Accepted, Connecting, End, EndedBy, Refused, Service, Socket, driver};
+use crate::conn::{Accepted, CalledOff, Connecting, End, EndedBy, Refused, Service, Socket};
 use crate::devices::record::{Claims, PairedDevice, Token};
 use crate::devices::{PairingError, PairingRequest, Requested};
+use crate::http::Readiness;
 use crate::http::reject::{self, Reject};
-use crate::http::{Readiness, Site, Upgraded};
 use crate::hub::{Client, Connection, Hub};
 use crate::id;
 use crate::limits;
 use crate::methods::Domains;
+use crate::net::preauth::{Full, Preauth, Slot};
 use crate::nodes::Declared;
 use crate::rpc::dispatch::{Params, Routed, Router};
 use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
 use crate::shutdown::Shutdown;
 use crate::system::journal::plain;
-use crate::ws::close::CloseCode;
+use crate::tailscale::{LocalApi, localapi};
+use crate::ws::close::{Close, CloseCode};
 
 /// Times that a connect is decided on: again after a silent pairing, and whenever a right was taken back meanwhile.
 const DECISIONS: usize = 8;
@@ -50,39 +54,47 @@ pub struct Admission {
     policy: ArcSwap<Policy>,
     limits: RateLimits,
     own_addresses: Option<Vec<IpAddr>>,
+    tailscale: LocalApi,
     hub: Hub,
     domains: Domains,
     router: Router,
     hello: Hello,
     readiness: AtomicU8,
-    preauth: AtomicUsize,
+    preauth: Preauth,
+    /// Other settings are in force, and not every connection has been looked at yet.
+    changing: AtomicBool,
     handshake_timeout: Duration,
     shutdown: Shutdown,
 }
 
 impl Admission {
     /// A door that is still shut: it opens with [`Admission::set_readiness`].
+    #[expect(clippy::too_many_arguments, reason = "one call, from the composition root")]
     pub fn new(
         policy: Policy,
         limits: RateLimits,
+        tailscale: LocalApi,
+        preauth: Preauth,
         handshake_timeout: Duration,
         shutdown: Shutdown,
         hub: Hub,
         domains: Domains,
         router: Router,
     ) -> Self {
-        let hello = Hello::new(&router, policy.mode.as_str());
+        let hello = Hello::new(&router);
         let own_addresses = if_addrs::get_if_addrs().ok().map(|all| all.iter().map(if_addrs::Interface::ip).collect());
         Self {
             policy: ArcSwap::from_pointee(policy),
             limits,
             own_addresses,
+            tailscale,
             hub,
             domains,
             router,
             hello,
             readiness: AtomicU8::new(Readiness::Starting as u8),
-            preauth: AtomicUsize::new(0),
+            preauth,
+            changing: AtomicBool::new(false),
             handshake_timeout,
             shutdown,
         }
@@ -93,31 +105,92 @@ impl Admission {
         self.readiness.store(readiness as u8, Ordering::Release);
     }
 
+    /// Puts other settings in force, and closes the connections whose right has gone with the old ones. `None` when who
+    /// gets in is as before. One caller at a time.
+    pub fn apply(&self, policy: Policy, limits: RateLimitPolicy) -> Option<Applied> {
+        self.limits.set_policy(limits);
+        let policy = Arc::new(policy.succeeding(&self.policy.load())?);
+        // From here on each request is judged by itself, until all connections have been.
+        self.changing.store(true, Ordering::Release);
+        self.policy.store(Arc::clone(&policy));
+        let mut closed = 0;
+        for connection in self.hub.connections() {
+            if let Err(lost) = stands(&connection.grant, &policy) {
+                connection.close(CloseCode::AUTH_CHANGED, lost.reason());
+                closed += 1;
+            }
+        }
+        self.changing.store(false, Ordering::Release);
+        Some(Applied { generation: policy.generation, closed })
+    }
+
+    /// Whether a connection still has its right while settings change; closes it if not.
+    #[cold]
+    fn keeps_its_right(&self, connection: &Connection) -> bool {
+        match stands(&connection.grant, &self.policy.load()) {
+            Ok(()) => true,
+            Err(lost) => {
+                connection.close(CloseCode::AUTH_CHANGED, lost.reason());
+                false
+            }
+        }
+    }
+
+    /// The request behind a connect, as the rules read it.
+    fn request<'a>(
+        &'a self,
+        socket: &Socket,
+        params: &'a ConnectParams,
+        headers: HeaderView<'a>,
+        whois: Option<Whois<'a>>,
+    ) -> auth::Request<'a> {
+        auth::Request {
+            surface: Surface::WebSocket,
+            peer: Some(socket.peer.ip()),
+            verdict: socket.verdict,
+            headers,
+            credentials: Credentials {
+                token: params.auth.token.as_deref(),
+                password: params.auth.password.as_deref(),
+                device_token: params.auth.device_token.as_deref(),
+                bootstrap_token: params.auth.bootstrap_token.as_deref(),
+            },
+            whois,
+            own_addresses: self.own_addresses.as_deref(),
+        }
+    }
+
+    /// What the local Tailscale daemon says of the client, where that matters.
+    async fn whois(&self, socket: &Socket, params: &ConnectParams) -> Option<localapi::Answer> {
+        let address = {
+            let lines = header_lines(&socket.head);
+            auth::needs_whois(&self.request(socket, params, HeaderView::new(&lines), None), &self.policy.load())?
+        };
+        let answer = self.tailscale.whois(address).await;
+        if let Err(error) = &answer {
+            tracing::warn!(%address, %error, "a Tailscale identity could not be verified");
+        }
+        Some(answer)
+    }
+
     /// One decision, from the facts of this moment.
-    fn decide(&self, socket: &Socket, params: &ConnectParams, now: UnixMs) -> (Decision, Verdict) {
+    fn decide(
+        &self,
+        socket: &Socket,
+        params: &ConnectParams,
+        whois: Option<&localapi::Answer>,
+        now: UnixMs,
+    ) -> (Decision, Verdict) {
         let policy = self.policy.load();
         let lines = header_lines(&socket.head);
         let headers = HeaderView::new(&lines);
-        let peer = socket.peer.ip();
-        let verdict = Verdict::of(peer, headers, Listener::Main, &policy.ingress);
+        let verdict = socket.verdict;
+        let whois = whois.map(|answer| answer.as_ref().map_or(Whois::Failed, |login| Whois::Login(login)));
         let device_id = params.device.as_ref().and_then(|device| DeviceId::parse(&device.id));
         let paired = device_id.and_then(|id| self.domains.devices.facts(id)).map(|facts| as_evidence(&facts));
         let scopes: Option<Vec<&str>> = params.scopes.as_ref().map(|all| all.iter().map(String::as_str).collect());
         let evidence = Evidence {
-            request: auth::Request {
-                surface: Surface::WebSocket,
-                peer: Some(peer),
-                verdict,
-                headers,
-                credentials: Credentials {
-                    token: params.auth.token.as_deref(),
-                    password: params.auth.password.as_deref(),
-                    device_token: params.auth.device_token.as_deref(),
-                    bootstrap_token: params.auth.bootstrap_token.as_deref(),
-                },
-                whois: None,
-                own_addresses: self.own_addresses.as_deref(),
-            },
+            request: self.request(socket, params, headers, whois),
             client: ClientClaims {
                 id: &params.client.id,
                 mode: &params.client.mode,
@@ -142,12 +215,16 @@ impl Admission {
     }
 
     async fn admit(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Result<Accepted, Refused> {
-        let protocol = params.negotiate().ok_or_else(|| protocol_mismatch(&params))?;
+        let Some(protocol) = params.negotiate() else {
+            self.deny(&socket, "protocol_mismatch");
+            return Err(protocol_mismatch(&params));
+        };
+        let whois = self.whois(&socket, &params).await;
         let mut token = None;
         for _ in 0..DECISIONS {
             let now = UnixMs::now();
             let cut_offs = self.domains.devices.cut_offs();
-            let (decision, verdict) = self.decide(&socket, &params, now);
+            let (decision, verdict) = self.decide(&socket, &params, whois.as_ref(), now);
             match decision {
                 Decision::Granted(grant) => {
                     let decided = Decided { grant, verdict, cut_offs };
@@ -156,6 +233,13 @@ impl Admission {
                     }
                 }
                 Decision::Denied(refusal) => {
+                    self.count_refusal(refusal.reason.label());
+                    // The log has the whole reason, with the name of a header that is missing.
+                    let _ = socket.denied.set(refusal.reason.reason());
+                    if let Some(identity) = &refusal.identity {
+                        self.count_refusal(identity.label());
+                        tracing::info!(peer = %socket.peer, reason = identity.label(), "a Tailscale identity did not serve");
+                    }
                     let error = refusal.to_rpc_error();
                     let code = refusal.reason.close_code();
                     return Err(Refused { reason: String::new(), error, code });
@@ -171,17 +255,22 @@ impl Admission {
                             });
                         }
                         Ok(Requested::Pending { request_id, .. }) => {
+                            self.deny(&socket, "pairing_required");
                             return Err(Refused {
                                 error: needed.to_rpc_error(Some(&request_id)),
                                 code: CloseCode::POLICY_VIOLATION,
                                 reason: needed.close_reason(Some(&request_id)),
                             });
                         }
-                        Err(error) => return Err(unpaired(&error)),
+                        Err(error) => {
+                            self.deny(&socket, "pairing_unavailable");
+                            return Err(unpaired(&error));
+                        }
                     }
                 }
             }
         }
+        self.deny(&socket, "approval_changing");
         Err(refused(RpcError::unavailable("the device's approval keeps changing; try again").retryable(true)))
     }
 
@@ -218,6 +307,13 @@ impl Admission {
         if has_device && self.domains.devices.cut_offs() != cut_offs {
             return Ok(None);
         }
+        let policy = self.policy.load_full();
+        if policy.generation != connection.grant.generation() && stands(&connection.grant, &policy).is_err() {
+            self.deny(socket, Denied::AuthChanged.label());
+            let refusal = auth::Refusal::plain(Denied::AuthChanged);
+            let code = refusal.reason.close_code();
+            return Err(Refused { error: refusal.to_rpc_error(), code, reason: String::new() });
+        }
         // The stop may have closed all connections just before this one was among them.
         if self.shutdown.has_begun() {
             let error = RpcError::unavailable("the gateway is stopping; connect again in a moment").retryable(true);
@@ -227,9 +323,17 @@ impl Admission {
             self.domains.nodes.connected(&connection, declared, now).await.map_err(refused)?;
         }
         let token = token.as_ref().filter(|_| issues_token);
-        let hello = self.hello.payload(&connection, protocol, token, &self.domains.system, &self.hub, now);
+        let mode = self.policy.load().mode.as_str();
+        let hello = self.hello.payload(&connection, protocol, token, mode, &self.domains.system, &self.hub, now);
         std::mem::forget(registered);
         Ok(Some(Accepted { connection, hello }))
+    }
+
+    /// Notes for the counters and for the log why the client of `socket` is not let in.
+    fn deny(&self, socket: &Socket, reason: &'static str) {
+        self.count_refusal(reason);
+        // The first reason is the one.
+        let _ = socket.denied.set(reason.into());
     }
 
     fn forget(&self, connection: &Connection) {
@@ -237,6 +341,15 @@ impl Admission {
         self.domains.nodes.disconnected(connection);
         self.hub.unregister(connection.id);
     }
+}
+
+/// Settings that were put in force.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// Their generation.
+    pub generation: u64,
+    /// Connections that lost their right.
+    pub closed: usize,
 }
 
 /// A decision to let someone in, and what had been taken back by then.
@@ -255,6 +368,13 @@ struct Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.admission.forget(self.connection);
+    }
+}
+
+async fn call_off(shutdown: &Shutdown, slot: &Slot) -> Close<'static> {
+    tokio::select! {
+        () = shutdown.begun() => Close::new(CloseCode::SERVICE_RESTART, "service restart"),
+        () = slot.called_off() => Close::new(CloseCode::TRY_AGAIN_LATER, "too many unauthenticated connections"),
     }
 }
 
@@ -345,8 +465,9 @@ fn declared(params: &ConnectParams) -> Declared {
     }
 }
 
-impl Site for Admission {
-    fn readiness(&self) -> Readiness {
+impl Admission {
+    /// How far the start, or the stop, has come.
+    pub fn readiness(&self) -> Readiness {
         match self.readiness.load(Ordering::Acquire) {
             0 => Readiness::Starting,
             1 => Readiness::Ready,
@@ -354,35 +475,69 @@ impl Site for Admission {
         }
     }
 
-    fn uptime_ms(&self) -> u64 {
+    /// Milliseconds since the start.
+    pub fn uptime_ms(&self) -> u64 {
         self.domains.system.uptime_ms()
     }
 
-    fn stopping(&self) -> impl Future<Output = ()> + Send {
-        self.shutdown.begun()
+    /// A place for a socket from `peer`, of which nothing is known yet.
+    ///
+    /// # Errors
+    /// [`Full`]: it has too many already.
+    pub fn enter(&self, peer: IpAddr) -> Result<Slot, Full> {
+        let is_shared = peer.to_canonical().is_loopback() || self.policy.load().ingress.trusted_proxies.contains(peer);
+        self.preauth.enter(peer, is_shared)
     }
 
-    fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<(), Reject> {
+    /// Time from the accept to the end of the TLS handshake.
+    pub fn tls_timeout(&self) -> Duration {
+        limits::TLS_HANDSHAKE_TIMEOUT.min(self.handshake_timeout)
+    }
+
+    /// Ends when a stranger must go: the gateway stops, or gave the place of `slot` to another. Says which.
+    pub async fn call_off(&self, slot: &Slot) -> Close<'static> {
+        call_off(&self.shutdown, slot).await
+    }
+
+    /// The one verdict on where a request came from, with the generation of the settings it was judged by. Also
+    /// judges whether its page may talk to us.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    pub fn judge(
+        &self,
+        peer: SocketAddr,
+        head: &http::request::Parts,
+        listener: Listener,
+    ) -> Result<(Verdict, u64), Reject> {
         let policy = self.policy.load();
         let lines = header_lines(head);
         let headers = HeaderView::new(&lines);
-        let verdict = Verdict::of(peer.ip(), headers, Listener::Main, &policy.ingress);
+        let verdict = Verdict::of(peer.ip(), headers, listener, &policy.ingress);
         if let Verdict::Unattributable { .. } = verdict {
             return Err(reject::UNATTRIBUTABLE);
         }
         policy.origins.check_request(headers, verdict.is_local()).map_err(|_| reject::ORIGIN)?;
-        if self.preauth.load(Ordering::Relaxed) >= limits::PREAUTH_SOCKETS {
-            return Err(reject::PREAUTH_FULL);
-        }
-        Ok(())
+        Ok((verdict, policy.generation))
     }
 
-    fn connected(self: Arc<Self>, upgraded: Upgraded) -> impl Future<Output = ()> + Send {
-        let Upgraded { stream, read, peer, head } = upgraded;
-        self.preauth.fetch_add(1, Ordering::Relaxed);
-        let generation = self.policy.load().generation;
-        let socket = Socket { id: self.hub.next_id(), peer, head, nonce: id::uuid().into(), generation };
-        driver::run(stream, read, socket, self)
+    /// A socket whose upgrade was admitted.
+    pub fn socket(
+        &self,
+        peer: SocketAddr,
+        head: Arc<http::request::Parts>,
+        verdict: Verdict,
+        generation: u64,
+        since: Instant,
+        slot: Arc<Slot>,
+    ) -> Socket {
+        let (id, nonce, denied) = (self.hub.next_id(), id::uuid().into(), Arc::default());
+        Socket { id, peer, head, nonce, verdict, generation, since, slot, denied }
+    }
+
+    /// Counts a refusal by its name.
+    pub fn count_refusal(&self, reason: &'static str) {
+        self.domains.system.refusals().count(reason);
     }
 }
 
@@ -391,9 +546,9 @@ impl Service for Admission {
         self.handshake_timeout
     }
 
-    fn stopping(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let shutdown = self.shutdown.clone();
-        Box::pin(async move { shutdown.begun().await })
+    fn called_off(&self, socket: &Socket) -> CalledOff {
+        let (shutdown, slot) = (self.shutdown.clone(), Arc::clone(&socket.slot));
+        Box::pin(async move { call_off(&shutdown, &slot).await })
     }
 
     fn connect(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Connecting {
@@ -401,7 +556,6 @@ impl Service for Admission {
     }
 
     fn opened(&self, connection: &Arc<Connection>) {
-        self.preauth.fetch_sub(1, Ordering::Relaxed);
         tracing::debug!(
             conn = %connection.id,
             role = %connection.grant.role(),
@@ -422,6 +576,9 @@ impl Service for Admission {
         now: UnixMs,
         out: &mut Vec<u8>,
     ) -> Routed {
+        if self.changing.load(Ordering::Acquire) && !self.keeps_its_right(caller) {
+            return Routed::Routed;
+        }
         self.router.route(caller, id, method, params, now, out)
     }
 
@@ -439,10 +596,11 @@ impl Service for Admission {
                 }
             }
             None => {
-                self.preauth.fetch_sub(1, Ordering::Relaxed);
                 let peer = socket.map(|socket| socket.peer.to_string()).unwrap_or_default();
+                let denied = socket.and_then(|socket| socket.denied.get()).map(|reason| plain(reason, 80));
+                let from = socket.and_then(|socket| socket.verdict.client());
                 match end.by {
-                    EndedBy::Gateway => tracing::info!(peer, code = end.code, reason, "client refused"),
+                    EndedBy::Gateway => tracing::info!(peer, ?from, code = end.code, denied, reason, "client refused"),
                     EndedBy::Client | EndedBy::Transport => tracing::debug!(peer, reason, "left before connecting"),
                 }
             }

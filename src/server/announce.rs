@@ -1,4 +1,4 @@
-//! What the gateway says when it is ready: five lines for the person who started it.
+//! What the gateway says when it is ready: a few lines for the person who started it.
 
 use std::fmt;
 use std::io::Write as _;
@@ -7,6 +7,7 @@ use crate::config::Paths;
 use crate::config::model::AuthMode;
 use crate::config::resolve::Start;
 use crate::net::descriptors::Descriptors;
+use crate::net::tls::Fingerprints;
 use crate::secret::Secret;
 
 /// The announcement; displays as its text.
@@ -20,6 +21,8 @@ pub struct Announcement<'a> {
     pub paths: &'a Paths,
     /// How many connections fit.
     pub descriptors: Descriptors,
+    /// Of the certificate, where the gateway speaks TLS.
+    pub fingerprints: Option<Fingerprints>,
 }
 
 impl Announcement<'_> {
@@ -65,7 +68,12 @@ impl fmt::Display for Announcement<'_> {
             (AuthMode::TrustedProxy, _) => writeln!(f, "  auth    trusted-proxy")?,
             (AuthMode::None, _) => writeln!(f, "  auth    none: every program on this machine is let in")?,
         }
-        writeln!(f, "  open    http://{host}:{}/", listen.port)?;
+        let scheme = if self.fingerprints.is_some() { "https" } else { "http" };
+        writeln!(f, "  open    {scheme}://{host}:{}/", listen.port)?;
+        if let Some(Fingerprints { certificate, public_key }) = self.fingerprints {
+            writeln!(f, "  tls     certificate sha256 {certificate}")?;
+            writeln!(f, "          public key  sha256 {public_key}")?;
+        }
         writeln!(f, "  state   {} (config: {})", self.paths.state_dir.display(), self.paths.config_file.display())?;
         writeln!(f, "  room    {} connections; stop with Ctrl-C", self.descriptors.connections)
     }

@@ -29,25 +29,22 @@ pub struct IssuedToken {
 pub struct Hello {
     operator_features: String,
     node_features: String,
-    auth_mode: &'static str,
 }
 
 impl Hello {
     /// Prepares what does not change while the gateway runs.
-    pub fn new(router: &Router, auth_mode: &'static str) -> Self {
-        Self {
-            operator_features: features(router, Role::Operator),
-            node_features: features(router, Role::Node),
-            auth_mode,
-        }
+    pub fn new(router: &Router) -> Self {
+        Self { operator_features: features(router, Role::Operator), node_features: features(router, Role::Node) }
     }
 
-    /// The payload for `connection`, which speaks `protocol`.
+    /// The payload for `connection`, which speaks `protocol`, of a gateway in `auth_mode`.
+    #[expect(clippy::too_many_arguments, reason = "one call, from the one function that lets clients in")]
     pub fn payload(
         &self,
         connection: &Connection,
         protocol: u32,
         token: Option<&IssuedToken>,
+        auth_mode: &str,
         system: &System,
         hub: &Hub,
         now: UnixMs,
@@ -72,7 +69,7 @@ impl Hello {
             "sessionDefaults": {
                 "defaultAgentId": MAIN_AGENT, "mainKey": "main", "mainSessionKey": "agent:main:main", "scope": "per-sender",
             },
-            "authMode": self.auth_mode,
+            "authMode": auth_mode,
         })
         .to_string();
         let server = json!({

@@ -8,10 +8,13 @@ pub mod hello;
 pub mod lock;
 pub mod logging;
 mod policy;
+pub mod reception;
+mod reload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use serde_json::json;
@@ -19,21 +22,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::auth::RateLimits;
+use crate::auth::ingress::Listener;
 use crate::client::run_token;
 use crate::clock::{UnixMs, monotonic_s};
 use crate::config::load::{FilesAndCommands, Loaded, host_facts};
-use crate::config::model::{ConsoleStyle, LogLevel};
+use crate::config::model::{ConsoleStyle, LogLevel, TailscaleMode};
 use crate::config::resolve::{self, Flags, Start};
 use crate::config::snapshot::{RevisionKey, snapshot};
-use crate::config::{Config, Profile};
+use crate::config::{Config, Paths, Profile};
 use crate::devices::{self, Devices};
 use crate::http::{self, Readiness};
 use crate::hub::Hub;
 use crate::hub::outbox::EncodedEvent;
 use crate::hub::registry::encode;
 use crate::methods::{self, Domains};
-use crate::net::stream::Stream;
-use crate::net::{accept, bind, descriptors, workers};
+use crate::net::preauth::{Bounds, Preauth};
+use crate::net::tls::Tls;
+use crate::net::{accept, bind, descriptors, tls, workers};
 use crate::nodes::{self, Nodes};
 use crate::rpc::catalog::Event;
 use crate::secret::Secret;
@@ -41,12 +46,17 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::system::identity::{self, Identity};
 use crate::system::{Facts, System};
+use crate::tailscale::route::Reach;
+use crate::tailscale::{LocalApi, Route};
 use crate::ws::close::CloseCode;
 use crate::{id, limits, task};
 
 use admission::Admission;
 use announce::Announcement;
 use lock::StateLock;
+pub(crate) use policy::tls_files;
+use reception::Reception;
+use reload::{Reload, Seen};
 
 /// Pause between a change of the presence list and its broadcast, in which further changes join it.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(100);
@@ -84,6 +94,13 @@ pub enum StartError {
     Identity(#[from] identity::IdentityError),
     #[error("cannot make the folder {}: {source}", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error(
+        "gateway.tailscale.mode is {mode:?}, and there is no program {command}: install Tailscale, set plugins.entries.clawgate.config.tailscale.command to its path, or set gateway.tailscale.mode to \"off\"",
+        mode = mode.as_str(), command = command.display()
+    )]
+    NoTailscale { mode: TailscaleMode, command: PathBuf },
     #[error("cannot open the log: {0}")]
     Log(#[from] tracing_appender::rolling::InitError),
     #[error("the operating system refused what the gateway needs to run: {0}")]
@@ -96,11 +113,13 @@ pub enum StartError {
 /// See [`StartError`].
 pub fn run(options: Options) -> Result<usize, StartError> {
     let Options { flags, profile, loaded, verbose, workers: count } = options;
-    let config_snapshot = snapshot(&loaded, &RevisionKey::new(id::random_bytes()));
-    let Loaded { paths, config, environment, notices, .. } = loaded;
+    let revision = RevisionKey::new(id::random_bytes());
+    let config_snapshot = snapshot(&loaded, &revision);
+    let Loaded { paths, source, config, environment, notices, .. } = loaded;
     let access = FilesAndCommands { environment: &environment };
     let start = resolve::start(&config, &environment, &flags, &host_facts(), profile.default_port(), &access)?;
     let handshake_timeout = resolve::handshake_timeout(&config, &environment)?;
+    let preauth = Bounds { client: resolve::preauth_sockets(&environment)?, ..Bounds::default() };
     make_private(&paths.state_dir)?;
     let log_dir = config
         .logging
@@ -114,6 +133,9 @@ pub fn run(options: Options) -> Result<usize, StartError> {
     let descriptors = descriptors::raise();
     let addresses: Vec<_> = start.listen.addresses.iter().map(|ip| SocketAddr::new(*ip, start.listen.port)).collect();
     let listeners = bind::bind_all(&addresses)?;
+    let tls = open_tls(&config, &paths, &start)?;
+    let tailscale = flags.tailscale.unwrap_or(config.gateway.tailscale);
+    let managed = Managed::prepare(tailscale, &config, environment.get("PATH"))?;
     let generated = start.needs_token().then(|| Secret::new(id::token()));
     // For the commands of this user on this host; gone when the gateway is.
     let _published =
@@ -139,12 +161,14 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;
         let domains = Domains { system: System::new(facts, hub.clone()), devices, nodes };
         let router = methods::router(&domains);
-        let policy = policy::policy(&config, &start, generated.as_ref());
+        let policy = policy::policy(&config, &start.auth, generated.as_ref());
         let limits = RateLimits::new(policy::rate_limits(&config));
         let shutdown = Shutdown::default();
         let admission = Arc::new(Admission::new(
             policy,
             limits,
+            LocalApi::new(config.tailscale.socket.clone()),
+            Preauth::new(preauth),
             handshake_timeout,
             shutdown.clone(),
             hub.clone(),
@@ -153,12 +177,17 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         ));
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
-        let site = Arc::clone(&admission);
-        let serve: Arc<workers::Serve> =
-            Arc::new(move |stream, peer| Box::pin(http::serve(Stream::Plain(stream), peer, Arc::clone(&site))));
+        let reception = Reception {
+            admission: Arc::clone(&admission),
+            tls: tls.clone(),
+            tailscale: managed.as_ref().map(Managed::listener),
+            said_s: AtomicU32::new(0),
+        };
+        let serve: Arc<workers::Serve> = Arc::new(move |stream, peer| reception.receive(stream, peer));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);
         admission.set_readiness(Readiness::Ready);
-        for listener in listeners {
+        let (route, managed) = managed.map(|managed| (managed.route, managed.socket)).unzip();
+        for listener in listeners.into_iter().chain(managed) {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let (workers, shutdown) = (Arc::clone(&workers), shutdown.clone());
             task::spawn("accept", async move {
@@ -168,6 +197,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
                 .await;
             });
         }
+        let held = route.map(|route| task::spawn("tailscale", route.hold(shutdown.clone())));
         task::spawn("beat", beat(hub.clone()));
         task::spawn("presence", broadcast_presence(hub.clone()));
         task::spawn("devices", domains.devices.clone().run());
@@ -175,16 +205,87 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         for notice in &notices {
             tracing::warn!("{}:{notice}", paths.config_file.display());
         }
+        let mode = config.gateway.reload;
+        let reload = Reload {
+            paths: paths.clone(),
+            flags,
+            listen: start.listen.clone(),
+            tailscale,
+            generated: generated.clone(),
+            revision,
+            admission: Arc::clone(&admission),
+            system: domains.system.clone(),
+            tls: tls.clone(),
+            running: config,
+            seen: Seen { source, environment, mode, fault: None, tls_fault: None },
+        };
+        task::spawn("reload", reload.run(signal(SignalKind::hangup())?, shutdown.clone()));
         let mut signals = StopSignals::listen()?;
-        Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors }.print();
+        let fingerprints = tls.as_ref().map(|tls| tls.fingerprints());
+        Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors, fingerprints }.print();
 
         let signal = signals.next().await;
         shutdown.begin();
         admission.set_readiness(Readiness::Draining);
         let left = drain(&hub, &workers, signal, &mut signals).await;
+        if let Some(held) = held {
+            // It ends by the shutdown; what is waited for is that Tailscale has taken the route away.
+            let _ = held.await;
+        }
         store.close().await;
         Ok(left)
     })
+}
+
+/// The certificate of the ordinary port, made now when it is wanted and missing.
+fn open_tls(config: &Config, paths: &Paths, start: &Start) -> Result<Option<Arc<Tls>>, StartError> {
+    let settings = &config.gateway.tls;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    if settings.ca_path.is_some() {
+        tracing::warn!(
+            "gateway.tls.caPath has no effect: gateway.tls.certPath holds the whole chain, and clients prove themselves by gateway.auth"
+        );
+    }
+    let (tls, was_made) = Tls::open(policy::tls_files(settings, paths), &policy::tls_names(start))?;
+    if was_made {
+        tracing::warn!(cert = %tls.files().cert.display(), "a self-signed certificate was made; clients must pin its fingerprint");
+    }
+    Ok(Some(Arc::new(tls)))
+}
+
+/// The way through Tailscale that the gateway keeps itself: a port of loopback that nobody else is told, and the route
+/// to it.
+struct Managed {
+    socket: std::net::TcpListener,
+    route: Route,
+}
+
+impl Managed {
+    fn prepare(mode: TailscaleMode, config: &Config, path: Option<&str>) -> Result<Option<Self>, StartError> {
+        let reach = match mode {
+            TailscaleMode::Off => return Ok(None),
+            TailscaleMode::Serve => Reach::Serve,
+            TailscaleMode::Funnel => Reach::Funnel,
+        };
+        let command = &config.tailscale.command;
+        let command =
+            Route::find(command, path).map_err(|_| StartError::NoTailscale { mode, command: command.clone() })?;
+        let address = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
+        let socket = bind::bind_all(&[address])?.remove(0);
+        let port = socket.local_addr()?.port();
+        Ok(Some(Self { socket, route: Route { command, reach, port } }))
+    }
+
+    /// Its port, and what comes there.
+    fn listener(&self) -> (u16, Listener) {
+        let listener = match self.route.reach {
+            Reach::Serve => Listener::TailscaleServe,
+            Reach::Funnel => Listener::TailscaleFunnel,
+        };
+        (self.route.port, listener)
+    }
 }
 
 /// Hands a socket to a worker, or tells it that there is no room.

@@ -1,13 +1,16 @@
 //! From settings to what the layers below take: the access policy, the node policy, facts about the host.
 
+use std::net::IpAddr;
+
 use crate::address::AddressList;
 use crate::auth::origin::OriginPolicy;
 use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::trusted_proxy::TrustedProxy;
 use crate::auth::{AuthMode, Policy};
-use crate::config::Config;
-use crate::config::model::AuthMode as ConfiguredMode;
-use crate::config::resolve::{Credential, Start};
+use crate::config::model::{AuthMode as ConfiguredMode, Tls};
+use crate::config::resolve::{Credential, ServerAuth, Start};
+use crate::config::{Config, Paths};
+use crate::net::tls::Files;
 use crate::nodes::NodePolicy;
 use crate::rpc::scope::ScopeSet;
 use crate::secret::{Secret, SecretHash};
@@ -15,16 +18,16 @@ use crate::secret::{Secret, SecretHash};
 /// The first generation of the access policy.
 const FIRST: u64 = 1;
 
-/// The access policy of a start. `generated` is the token made for this run.
-pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>) -> Policy {
+/// The access policy of a configuration, of which `auth` was decided. `generated` is the token made for this run.
+pub(super) fn policy(config: &Config, auth: &ServerAuth, generated: Option<&Secret>) -> Policy {
     let gateway = &config.gateway;
     let hash = |credential: &Option<Credential>| credential.as_ref().map(|it| SecretHash::of(it.secret.expose()));
-    let mode = match start.auth.mode {
+    let mode = match auth.mode {
         ConfiguredMode::None => AuthMode::None,
         ConfiguredMode::Token => {
-            AuthMode::Token(hash(&start.auth.token).or_else(|| generated.map(|token| SecretHash::of(token.expose()))))
+            AuthMode::Token(hash(&auth.token).or_else(|| generated.map(|token| SecretHash::of(token.expose()))))
         }
-        ConfiguredMode::Password => AuthMode::Password(hash(&start.auth.password)),
+        ConfiguredMode::Password => AuthMode::Password(hash(&auth.password)),
         ConfiguredMode::TrustedProxy => AuthMode::TrustedProxy {
             proxy: gateway.auth.trusted_proxy.as_ref().and_then(|proxy| {
                 let boxed = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
@@ -35,7 +38,7 @@ pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>)
                     allow_loopback: proxy.allow_loopback,
                 })
             }),
-            password: hash(&start.auth.password),
+            password: hash(&auth.password),
         },
     };
     let networks = |list: &[ipnet::IpNet]| list.iter().copied().collect::<AddressList>();
@@ -45,7 +48,7 @@ pub(super) fn policy(config: &Config, start: &Start, generated: Option<&Secret>)
     policy.ingress.tailscale_on_main = gateway.auth.allow_tailscale == Some(true);
     policy.origins = OriginPolicy::parse(gateway.control_ui.allowed_origins.iter().map(String::as_str));
     policy.origins.host_fallback = gateway.control_ui.allow_host_header_origin;
-    policy.allow_tailscale = start.auth.allow_tailscale;
+    policy.allow_tailscale = auth.allow_tailscale;
     policy.allow_insecure_ui = gateway.control_ui.allow_insecure_auth;
     let scopes = |list: &[crate::rpc::scope::Scope]| list.iter().copied().collect::<ScopeSet>();
     policy.identity_scopes =
@@ -79,6 +82,39 @@ pub(super) fn nodes(config: &Config) -> NodePolicy {
         plugin_tools: nodes.plugin_tools,
         allow_skills: nodes.allow_skills,
     }
+}
+
+/// Where the certificate and its key lie: as configured, else where every program of the installation looks.
+pub(crate) fn tls_files(settings: &Tls, paths: &Paths) -> Files {
+    let folder = paths.state_dir.join("gateway").join("tls");
+    Files {
+        cert: settings.cert_path.clone().unwrap_or_else(|| folder.join("gateway-cert.pem")),
+        key: settings.key_path.clone().unwrap_or_else(|| folder.join("gateway-key.pem")),
+        may_make: settings.auto_generate,
+    }
+}
+
+/// What a certificate of ours is for: this host by its names, and every address that is listened on.
+pub(super) fn tls_names(start: &Start) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned()];
+    let host = host_name();
+    let is_dns =
+        |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+    if is_dns(&host) {
+        names.extend([host.clone(), format!("{}.local", host.trim_end_matches(".local"))]);
+    }
+    let own = || if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|interface| interface.ip());
+    let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)];
+    for address in &start.listen.addresses {
+        match address.is_unspecified() {
+            true => addresses.extend(own().filter(|own| own.is_ipv4() == address.is_ipv4())),
+            false => addresses.push(*address),
+        }
+    }
+    names.extend(addresses.iter().map(ToString::to_string));
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
 }
 
 /// Name of the machine.

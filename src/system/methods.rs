@@ -160,5 +160,5 @@ fn logs_tail(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
 
 fn config_get(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
     call.no_params()?;
-    call.answer_json(&system.facts().config)
+    call.answer_json(&system.config())
 }

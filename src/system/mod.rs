@@ -6,6 +6,7 @@
 pub mod identity;
 pub mod journal;
 pub mod methods;
+pub mod refusals;
 pub mod report;
 
 use std::path::PathBuf;
@@ -13,12 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::clock::UnixMs;
 use crate::hub::Hub;
 use crate::hub::presence::Row;
 use identity::Identity;
+use refusals::Refusals;
 
 /// What the gateway knows of its own start, for its reports.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub struct Facts {
     pub state_dir: PathBuf,
     /// Folder of the log files.
     pub log_dir: PathBuf,
-    /// What `config.get` answers: the configuration without its secrets, as JSON.
+    /// What `config.get` answers at first: the configuration without its secrets, as JSON.
     pub config: Bytes,
     /// The gateway's own key.
     pub identity: Identity,
@@ -52,6 +55,8 @@ struct Inner {
     health_tail: Vec<u8>,
     started: Instant,
     heartbeats: AtomicBool,
+    refusals: Refusals,
+    config: ArcSwap<Bytes>,
 }
 
 impl System {
@@ -60,7 +65,16 @@ impl System {
         hub.presence().set_self(own_row(&facts));
         let health_tail = report::health_tail(&facts.state_dir);
         let heartbeats = AtomicBool::new(true);
-        Self(Arc::new(Inner { facts, hub, health_tail, started: Instant::now(), heartbeats }))
+        let config = ArcSwap::from_pointee(facts.config.clone());
+        Self(Arc::new(Inner {
+            config,
+            facts,
+            hub,
+            health_tail,
+            started: Instant::now(),
+            heartbeats,
+            refusals: Refusals::default(),
+        }))
     }
 
     /// What it was started with.
@@ -71,6 +85,21 @@ impl System {
     /// Milliseconds since the start.
     pub fn uptime_ms(&self) -> u64 {
         u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What `config.get` answers.
+    pub fn config(&self) -> Bytes {
+        Bytes::clone(&self.0.config.load())
+    }
+
+    /// The file has changed: `config.get` answers this from now on.
+    pub fn set_config(&self, config: Bytes) {
+        self.0.config.store(Arc::new(config));
+    }
+
+    /// Who was not let in, by reason.
+    pub fn refusals(&self) -> &Refusals {
+        &self.0.refusals
     }
 
     fn health_tail(&self) -> &[u8] {

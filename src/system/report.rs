@@ -60,6 +60,7 @@ impl System {
                 "queuedBytes": hub.queued_bytes(),
                 "tasks": task::running(),
                 "taskPanics": task::panics(),
+                "refused": self.refusals().counts(),
             },
         })
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::gateway::{Gateway, TOKEN, write_config};
+use crate::gateway::{Gateway, TOKEN, write_config, write_remote};
 use crate::parts::{self, Release};
 use crate::program::{Output, run};
 
@@ -28,6 +28,13 @@ impl Cli {
     pub(crate) fn of(release: Release, gateway: &Gateway) -> Self {
         let home = tempfile::tempdir().unwrap();
         write_config(home.path(), gateway.port());
+        Self { release, home }
+    }
+
+    /// A new operator on another machine, who knows the gateway by its address, its certificate and the shared secret.
+    pub(crate) fn elsewhere(release: Release, gateway: &Gateway, fingerprint: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        write_remote(home.path(), &gateway.url(), fingerprint);
         Self { release, home }
     }
 

@@ -26,18 +26,37 @@ pub(crate) struct Gateway {
     program: Program,
     port: u16,
     home: TempDir,
+    is_secure: bool,
 }
 
 impl Gateway {
     /// Starts one on a free port and waits until it is ready.
     pub(crate) fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// Starts one that speaks TLS with a certificate that it makes itself.
+    pub(crate) fn start_secure() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(is_secure: bool) -> Self {
         let home = tempfile::tempdir().unwrap();
         let port = free_port();
-        write_config(home.path(), port);
+        write_gateway(home.path(), &local(port, is_secure));
         let program = launch(home.path());
-        let mut gateway = Self { program, port, home };
+        let mut gateway = Self { program, port, home, is_secure };
         gateway.wait_until_ready();
         gateway
+    }
+
+    /// SHA-256 of its certificate in hex, as OpenSSL has it.
+    pub(crate) fn fingerprint(&self) -> String {
+        let cert = self.home.path().join(".openclaw/gateway/tls/gateway-cert.pem");
+        let said =
+            Command::new("openssl").args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(cert).output();
+        let said = String::from_utf8(said.expect("openssl is installed").stdout).unwrap();
+        said.trim().split_once('=').expect("a fingerprint").1.replace(':', "").to_lowercase()
     }
 
     /// Stops it as a service manager would, and starts it again on the same port with the same state.
@@ -55,29 +74,44 @@ impl Gateway {
 
     /// Where clients connect.
     pub(crate) fn url(&self) -> String {
-        format!("ws://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", if self.is_secure { "wss" } else { "ws" }, self.port)
     }
 
     fn wait_until_ready(&mut self) {
-        let port = self.port;
+        let (port, is_secure) = (self.port, self.is_secure);
         let program = &mut self.program;
         eventually("the gateway is ready", STARTS_WITHIN, || {
             if let Some(status) = program.ended() {
                 panic!("the gateway ended at its start: {status}\n{}", program.log());
             }
-            is_ready(port).then_some(())
+            is_ready(port, is_secure).then_some(())
         });
     }
 }
 
 /// Writes the configuration that a gateway on `port` and its local clients share.
 pub(crate) fn write_config(home: &Path, port: u16) {
+    write_gateway(home, &local(port, false));
+}
+
+/// Writes the configuration of a client of the gateway at `url`, whose certificate it pins.
+pub(crate) fn write_remote(home: &Path, url: &str, fingerprint: &str) {
+    let remote =
+        format!("{{ url: \"{url}\", transport: \"direct\", token: \"{TOKEN}\", tlsFingerprint: \"{fingerprint}\" }}");
+    write_gateway(home, &format!("{{ mode: \"remote\", remote: {remote} }}"));
+}
+
+fn local(port: u16, is_secure: bool) -> String {
+    let auth = format!("{{ mode: \"token\", token: \"{TOKEN}\" }}");
+    let tls = format!("{{ enabled: {is_secure} }}");
+    format!("{{ mode: \"local\", port: {port}, bind: \"loopback\", auth: {auth}, tls: {tls} }}")
+}
+
+fn write_gateway(home: &Path, gateway: &str) {
     let folder = home.join(".openclaw");
     fs::create_dir_all(&folder).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
     let file = folder.join("openclaw.json");
-    let auth = format!("{{ mode: \"token\", token: \"{TOKEN}\" }}");
-    let gateway = format!("{{ mode: \"local\", port: {port}, bind: \"loopback\", auth: {auth} }}");
     fs::write(&file, format!("{{\n  update: {{ checkOnStart: false }},\n  gateway: {gateway},\n}}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -102,7 +136,7 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-fn is_ready(port: u16) -> bool {
+fn is_ready(port: u16, is_secure: bool) -> bool {
     let ask = || -> std::io::Result<bool> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
@@ -110,7 +144,8 @@ fn is_ready(port: u16) -> bool {
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
         let mut status_line = [0; 12];
         stream.read_exact(&mut status_line)?;
-        Ok(&status_line == b"HTTP/1.1 200")
+        // In plain HTTP, one that speaks TLS says that it does.
+        Ok(&status_line == if is_secure { b"HTTP/1.1 400" } else { b"HTTP/1.1 200" })
     };
     ask().unwrap_or(false)
 }

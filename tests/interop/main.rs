@@ -42,6 +42,7 @@ macro_rules! for_each_release {
 for_each_release! {
     the_cli_reads_health_status_channels_and_logs,
     the_cli_says_what_the_gateway_refused,
+    the_cli_comes_in_over_tls_by_its_pin_and_by_no_other,
     a_node_pairs_is_invoked_and_survives_a_restart,
     a_node_is_renamed_and_a_removed_one_is_cut_off_at_once,
 }
@@ -76,6 +77,14 @@ fn the_cli_says_what_the_gateway_refused(release: Release) {
     cli.fails(["nodes", "approve", "no-such-request"]).says("requestId");
 
     assert_eq!(cli.json(["gateway", "call", "health", "--json"])["ok"], true, "the gateway lives");
+}
+
+fn the_cli_comes_in_over_tls_by_its_pin_and_by_no_other(release: Release) {
+    let gateway = Gateway::start_secure();
+    let cli = Cli::elsewhere(release, &gateway, &gateway.fingerprint());
+    assert_eq!(cli.json(["gateway", "call", "health", "--json"])["ok"], true);
+    let other = Cli::elsewhere(release, &gateway, &"0".repeat(64));
+    other.fails(["gateway", "call", "health"]).says("fingerprint mismatch");
 }
 
 fn a_node_pairs_is_invoked_and_survives_a_restart(release: Release) {

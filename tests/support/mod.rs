@@ -8,6 +8,7 @@
 pub mod client;
 pub mod device;
 pub mod gateway;
+pub mod tls;
 
 use std::time::Duration;
 

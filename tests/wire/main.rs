@@ -8,13 +8,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod budgets;
 mod devices;
 mod handshake;
 mod log;
 mod nodes;
+mod reload;
 mod requests;
 mod roles;
 mod slow;
 mod startup;
 mod stop;
+mod tailscale;
+mod tls;
 mod upgrade;

@@ -1,11 +1,13 @@
 //! The configuration's contact with the outside: the file, the `.env` beside the state, the process's
 //! environment. Everything that is read is bounded; what it means is decided elsewhere.
 //!
-//! Start at [`load`]. [`mod@save`] writes the file, [`providers`] reads SecretRefs, [`host`] looks at the machine.
+//! Start at [`load`]. [`mod@save`] writes the file, [`providers`] reads SecretRefs, [`host`] looks at the machine, [`watch`] at
+//! what changes.
 
 pub mod host;
 pub mod providers;
 pub mod save;
+pub mod watch;
 
 use std::fmt;
 use std::fs::File;

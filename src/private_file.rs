@@ -9,7 +9,7 @@ use crate::id;
 
 /// What becomes of a file that is there already.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Existing {
+pub(crate) enum Existing {
     /// It stays, and writing fails with `AlreadyExists`.
     Keep,
     /// It is replaced.
@@ -17,7 +17,7 @@ pub(super) enum Existing {
 }
 
 /// Writes a file of mode 0600 in a folder of mode 0700, whole or not at all.
-pub(super) fn write_private(path: &Path, content: &[u8], existing: Existing) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, content: &[u8], existing: Existing) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let draft = path.with_extension(format!("{}.tmp", id::uuid()));

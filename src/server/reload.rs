@@ -1,0 +1,243 @@
+//! Settings that change while the gateway runs: the edited file, read and judged whole, in force at once or not at all.
+//!
+//! What decides who gets in is applied (`gateway.auth`, `gateway.trustedProxies`, `gateway.controlUi.allowedOrigins`,
+//! and what else is in [`crate::auth::Policy`]), and so is a renewed certificate; of the rest the log says that it
+//! waits for a restart. A file that is broken, or with which the gateway would not have started, changes nothing.
+//!
+//! SIGHUP does the same without waiting for an edit, and also reads SecretRefs again: what they lead to is not watched.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::admission::Admission;
+use super::policy;
+use crate::config::load::watch::Watch;
+use crate::config::load::{self, FilesAndCommands, LoadError, Loaded, Source};
+use crate::config::model::{AuthMode, ReloadMode, TailscaleMode};
+use crate::config::resolve::{self, Flags, ListenPlan, ServerAuth};
+use crate::config::restart::waiting_for_restart;
+use crate::config::snapshot::{RevisionKey, invalid_snapshot, snapshot};
+use crate::config::{Config, Environment, Paths};
+use crate::hub::registry::encode;
+use crate::net::tls::Tls;
+use crate::secret::Secret;
+use crate::shutdown::Shutdown;
+use crate::system::System;
+
+/// How long a file must be left alone before it is read: editors write in steps.
+const SETTLED: Duration = Duration::from_millis(200);
+/// How often a file that never is left alone is waited for.
+const MOST_WAITS: usize = 10;
+/// How often the files are looked at unasked, for file systems that report nothing.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// What is reloaded, and what of the start does not change.
+#[derive(Debug)]
+pub(super) struct Reload {
+    pub(super) paths: Paths,
+    pub(super) flags: Flags,
+    pub(super) listen: ListenPlan,
+    pub(super) tailscale: TailscaleMode,
+    /// The token that was made for this run.
+    pub(super) generated: Option<Secret>,
+    pub(super) revision: RevisionKey,
+    pub(super) admission: Arc<Admission>,
+    pub(super) system: System,
+    pub(super) tls: Option<Arc<Tls>>,
+    /// The configuration of the start.
+    pub(super) running: Config,
+    pub(super) seen: Seen,
+}
+
+/// What was read last.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) source: Source,
+    pub(super) environment: Environment,
+    pub(super) mode: ReloadMode,
+    /// What was wrong with it.
+    pub(super) fault: Option<String>,
+    /// What was wrong with the certificate.
+    pub(super) tls_fault: Option<String>,
+}
+
+/// Why an edited configuration is not followed.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("{0}")]
+    Broken(#[from] LoadError),
+    #[error("{path}: {refusal}", path = path.display())]
+    Refused { path: PathBuf, refusal: resolve::Refusal },
+    #[error("{path}: gateway.auth.token is gone, and only a start makes a token: set one, or restart the gateway", path = path.display())]
+    NoToken { path: PathBuf },
+    #[error("the reading of the configuration failed; this is a defect")]
+    Panicked,
+}
+
+impl Reload {
+    /// Applies what changes until the gateway stops.
+    pub(super) async fn run(mut self, mut hangup: Signal, shutdown: Shutdown) {
+        let watch = self.watch();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.reset();
+        loop {
+            let told = tokio::select! {
+                () = changed(watch.as_ref()) => false,
+                _ = look.tick() => false,
+                _ = hangup.recv() => true,
+                () = shutdown.begun() => return,
+            };
+            if told {
+                tracing::info!("SIGHUP: reading the configuration again");
+            }
+            // Switched off, it still must be seen that it is switched on again.
+            self.apply(told).await;
+        }
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        let mut files = vec![self.paths.config_file.clone(), self.paths.state_dir.join(".env")];
+        if let Some(tls) = &self.tls {
+            files.extend([tls.files().cert.clone(), tls.files().key.clone()]);
+        }
+        match Watch::over(&files) {
+            Ok((watch, unwatched)) => {
+                for (folder, error) in unwatched {
+                    tracing::warn!(folder = %folder.display(), %error, "changes here are noticed late: it cannot be watched");
+                }
+                Some(watch)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "changes of the configuration are noticed late: files cannot be watched");
+                None
+            }
+        }
+    }
+
+    /// Reads the files and applies what is new in them. `told`: by a signal, so what is not new is said, too.
+    async fn apply(&mut self, told: bool) {
+        match self.read().await {
+            Ok((loaded, _)) if !told && self.has_seen(&loaded) => {}
+            Ok((loaded, _))
+                if !told && self.seen.mode == ReloadMode::Off && loaded.config.gateway.reload == ReloadMode::Off => {}
+            Ok((loaded, auth)) => self.follow(loaded, &auth),
+            Err(_) if !told && self.seen.mode == ReloadMode::Off => return,
+            Err(error) => self.complain(&error, told),
+        }
+        if told || self.seen.mode != ReloadMode::Off {
+            self.renew_certificate().await;
+        }
+    }
+
+    /// Off the thread that accepts: a SecretRef may run a command for seconds.
+    async fn read(&self) -> Result<(Loaded, ServerAuth), Unusable> {
+        let (paths, flags, listen, tailscale) =
+            (self.paths.clone(), self.flags.clone(), self.listen.clone(), self.tailscale);
+        let has_token = self.generated.is_some();
+        let read = tokio::task::spawn_blocking(move || {
+            let loaded = load::load(paths, load::process_environment())?;
+            let access = FilesAndCommands { environment: &loaded.environment };
+            let path = loaded.source.path.clone();
+            match resolve::reload(&loaded.config, &loaded.environment, &flags, &listen, tailscale, &access) {
+                Err(refusal) => Err(Unusable::Refused { path, refusal }),
+                Ok(auth) if auth.mode == AuthMode::Token && auth.token.is_none() && !has_token => {
+                    Err(Unusable::NoToken { path })
+                }
+                Ok(auth) => Ok((loaded, auth)),
+            }
+        });
+        read.await.unwrap_or(Err(Unusable::Panicked))
+    }
+
+    fn has_seen(&self, loaded: &Loaded) -> bool {
+        self.seen.fault.is_none() && self.seen.source == loaded.source && self.seen.environment == loaded.environment
+    }
+
+    fn follow(&mut self, loaded: Loaded, auth: &ServerAuth) {
+        self.system.set_config(encode(&snapshot(&loaded, &self.revision)).into());
+        let path = loaded.source.path.display();
+        for notice in &loaded.notices {
+            tracing::warn!("{path}:{notice}");
+        }
+        let policy = policy::policy(&loaded.config, auth, self.generated.as_ref());
+        let limits = policy::rate_limits(&loaded.config);
+        match self.admission.apply(policy, limits) {
+            Some(applied) => tracing::info!(
+                generation = applied.generation,
+                auth = auth.mode.as_str(),
+                closed = applied.closed,
+                "configuration applied: who gets in has changed"
+            ),
+            None => tracing::info!("configuration read: who gets in is as before"),
+        }
+        let waiting = waiting_for_restart(&self.running, &loaded.config);
+        if !waiting.is_empty() {
+            tracing::warn!(keys = waiting.join(", "), "these settings take effect when the gateway is restarted");
+        }
+        let Loaded { source, environment, config, .. } = loaded;
+        self.seen = Seen {
+            source,
+            environment,
+            mode: config.gateway.reload,
+            fault: None,
+            tls_fault: self.seen.tls_fault.take(),
+        };
+    }
+
+    /// Says once what is wrong.
+    fn complain(&mut self, error: &Unusable, told: bool) {
+        let fault = error.to_string();
+        if self.seen.fault.as_ref() == Some(&fault) && !told {
+            return;
+        }
+        if let Unusable::Broken(error) = error
+            && let Ok(source) = Source::read(&self.paths.config_file)
+        {
+            self.system.set_config(encode(&invalid_snapshot(&source, error, &self.revision)).into());
+        }
+        for line in fault.lines() {
+            tracing::error!("configuration not applied: {line}");
+        }
+        tracing::error!("the settings in force stay as they were");
+        self.seen.fault = Some(fault);
+    }
+
+    async fn renew_certificate(&mut self) {
+        let Some(tls) = self.tls.clone() else { return };
+        let Ok(outcome) = tokio::task::spawn_blocking(move || tls.reload()).await else { return };
+        match outcome {
+            Ok(None) => self.seen.tls_fault = None,
+            Ok(Some(fingerprints)) => {
+                self.seen.tls_fault = None;
+                tracing::info!(
+                    certificate = %fingerprints.certificate,
+                    public_key = %fingerprints.public_key,
+                    "the certificate was renewed; connections stay"
+                );
+            }
+            Err(error) => {
+                let fault = error.to_string();
+                if self.seen.tls_fault.as_ref() != Some(&fault) {
+                    tracing::error!("{fault}; the certificate in force stays");
+                    self.seen.tls_fault = Some(fault);
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a change, and then until it is over.
+async fn changed(watch: Option<&Watch>) {
+    let Some(watch) = watch else { return std::future::pending().await };
+    watch.changed().await;
+    for _ in 0..MOST_WAITS {
+        if timeout(SETTLED, watch.changed()).await.is_err() {
+            return;
+        }
+    }
+}
