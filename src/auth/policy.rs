@@ -46,6 +46,8 @@ pub struct Policy {
     pub generation: u64,
     /// How clients prove themselves.
     pub mode: AuthMode,
+    /// What gave the shared secret, for the error about a wrong one: `gateway.auth.token`, a variable, a flag.
+    pub secret_source: Option<Box<str>>,
     /// Which proxies are believed. Its `identity_headers` come from `mode`: see [`Policy::new`].
     pub ingress: IngressPolicy,
     /// Which pages may talk to us.
@@ -80,6 +82,7 @@ impl Policy {
         Self {
             generation,
             mode,
+            secret_source: None,
             ingress: IngressPolicy { identity_headers, ..IngressPolicy::default() },
             origins: OriginPolicy::default(),
             allow_tailscale: false,
@@ -88,6 +91,16 @@ impl Policy {
             device_auto_approve: None,
             pair_local_silently: true,
             node_auto_approve: AddressList::default(),
+        }
+    }
+
+    /// The secret that clients are asked for.
+    pub const fn secret(&self) -> Option<&SecretHash> {
+        match &self.mode {
+            AuthMode::Token(secret) | AuthMode::Password(secret) | AuthMode::TrustedProxy { password: secret, .. } => {
+                secret.as_ref()
+            }
+            AuthMode::None => None,
         }
     }
 

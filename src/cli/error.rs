@@ -203,6 +203,10 @@ impl<'a> Body<'a> {
         let body = match &error.cause {
             ConnectFailure::Refused(remote) => Self::request(remote),
             ConnectFailure::Closed(end) => Self::closed(end),
+            ConnectFailure::Http(answer) if answer.wants_login() => {
+                Self { code: Some(Code::Answer("EDGE_AUTH_REQUIRED")), ..Self::transport("edge-auth") }
+            }
+            ConnectFailure::Tls(_) => Self::transport("tls"),
             ConnectFailure::Timeout => Self { timeout_ms: Some(millis(error.after)), ..Self::transport("timeout") },
             _ => Self::transport("unreachable"),
         };

@@ -9,6 +9,7 @@ pub mod config;
 mod context;
 mod devices;
 mod error;
+mod explain;
 mod gateway;
 mod logs;
 mod node_query;
@@ -18,6 +19,7 @@ mod status;
 mod system;
 mod target;
 mod time;
+mod trust;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -220,6 +222,10 @@ mod tests {
             "clawgate gateway probe --json --timeout 3000",
             "clawgate gateway status --deep --require-rpc",
             "clawgate --profile work gateway status --no-probe",
+            "clawgate gateway explain --for probe --json",
+            "clawgate gateway trust wss://gw.example --fingerprint AB:CD",
+            "clawgate gateway trust wss://gw.example --forget",
+            "clawgate health --url wss://x --token t --tls-fingerprint sha256:00",
             "clawgate health --json --timeout 1000",
             "clawgate health --verbose",
             "clawgate status --deep",
@@ -271,6 +277,8 @@ mod tests {
             "clawgate health --timeout 0",
             "clawgate health --url wss://x --port 1",
             "clawgate logs --limit 0",
+            "clawgate gateway trust wss://gw.example",
+            "clawgate gateway explain --for fun",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

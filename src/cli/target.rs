@@ -4,12 +4,14 @@
 //! on the gateway's own host the shared secret is enough; elsewhere, and where the gateway wants it, the key of
 //! this device comes along.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -20,7 +22,9 @@ use crate::client::credentials::{self, Credential, Flags, Resolution, Settings, 
 use crate::client::error::{CallError, ConnectError};
 use crate::client::identity::DeviceTokens;
 use crate::client::{self, ConnectOptions, Connection, Identity, Program, Purpose, run_token};
+use crate::config::fingerprint::{Fingerprint, Pin};
 use crate::config::load::FilesAndCommands;
+use crate::config::model::Tls;
 use crate::config::secret_ref::{SecretInput, SecretReader};
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::rpc::catalog::{self, Access};
@@ -45,9 +49,39 @@ pub(super) struct GatewayFlags {
     /// The gateway's shared password
     #[arg(long, value_name = "PASSWORD")]
     pub(super) password: Option<String>,
+    /// The certificate of a wss:// gateway (SHA-256, as openssl prints it; several with commas)
+    #[arg(long, value_name = "SHA256")]
+    pub(super) tls_fingerprint: Option<String>,
     /// Time for everything, in milliseconds
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) timeout: Option<u64>,
+}
+
+impl GatewayFlags {
+    /// What they say to the decision.
+    pub(super) fn given(&self) -> Flags {
+        Flags {
+            url: self.url.clone(),
+            port: self.port,
+            token: self.token.clone(),
+            password: self.password.clone(),
+            tls_fingerprint: self.tls_fingerprint.clone(),
+        }
+    }
+}
+
+/// What configuration and environment say beside the flags. Whoever says it all needs no configuration, and no
+/// unbroken one; of one that can be read, what is known of the gateway's certificate counts all the same.
+pub(super) fn said(context: &Context, given: &Flags) -> Result<(Settings, Variables), CliError> {
+    let complete = given.url.is_some() && (given.token.is_some() || given.password.is_some());
+    match (complete, settings(context)) {
+        (true, settings) => {
+            let settings = settings.map(|(settings, _)| settings).unwrap_or_default();
+            let Settings { remote_url, remote_pins, .. } = settings;
+            Ok((Settings { remote_url, remote_pins, ..Settings::default() }, Variables::default()))
+        }
+        (false, settings) => settings,
+    }
 }
 
 /// A gateway to talk to.
@@ -72,16 +106,8 @@ impl Target {
         purpose: Purpose,
         timeout: Duration,
     ) -> Result<Self, CliError> {
-        let given = Flags {
-            url: flags.url.clone(),
-            port: flags.port,
-            token: flags.token.clone(),
-            password: flags.password.clone(),
-        };
-        // Whoever says it all needs no configuration, and no unbroken one.
-        let complete = given.url.is_some() && (given.token.is_some() || given.password.is_some());
-        let (settings, variables) =
-            if complete { (Settings::default(), Variables::default()) } else { settings(context)? };
+        let given = flags.given();
+        let (settings, variables) = said(context, &given)?;
         Ok(Self {
             resolution: credentials::resolve(&given, &variables, &settings, purpose)?,
             output: context.output,
@@ -107,9 +133,15 @@ impl Target {
     /// # Errors
     /// No connection, or the key of this device is needed and cannot be used.
     pub(super) async fn connect(&self, scopes: ScopeSet) -> Result<Connection, CliError> {
-        let Resolution { url, token, password, .. } = &self.resolution;
+        let Resolution { url, token, password, pins, edge, .. } = &self.resolution;
         let mut options = ConnectOptions::operator(url.clone(), scopes);
         options.timeout = HANDSHAKE_TIMEOUT.min(self.left());
+        options.edge.clone_from(edge);
+        options.tls.known = Some(self.state_dir.clone());
+        if let Some((pins, source)) = pins {
+            options.tls.pins.clone_from(pins);
+            options.tls.pins_from = source.to_string();
+        }
         options.auth.token = token.value().cloned();
         options.auth.password = password.value().cloned();
         let has_secret = options.auth.token.is_some() || options.auth.password.is_some();
@@ -185,7 +217,7 @@ impl Target {
 
     /// Where URL and credentials come from, in one line, without the credentials.
     pub(super) fn provenance(&self) -> String {
-        let Resolution { url, url_source, token, password } = &self.resolution;
+        let Resolution { url, url_source, token, password, .. } = &self.resolution;
         let mut text = format!("{url} (from {url_source})");
         for (name, credential) in [("token", token), ("password", password)] {
             if let (Some(value), Some(source)) = (credential.value(), credential.source()) {
@@ -231,7 +263,18 @@ fn settings(context: &Context) -> Result<(Settings, Variables), CliError> {
     let mut settings = Settings::from_config(&loaded.config, read);
     settings.default_port = Some(context.profile.default_port());
     settings.run_token = run_token::find(&context.paths.state_dir);
+    settings.local_pin = local_pin(&loaded.config.gateway.tls, &context.paths.state_dir);
     Ok((settings, variables))
+}
+
+/// The certificate that the gateway on this host shows. One that cannot be read is no pin: normal trust decides then.
+fn local_pin(tls: &Tls, state_dir: &Path) -> Option<Pin> {
+    if !tls.enabled {
+        return None;
+    }
+    let path = tls.cert_path.clone().unwrap_or_else(|| state_dir.join("gateway/tls/gateway-cert.pem"));
+    let certificate = CertificateDer::from_pem_file(path).ok()?;
+    Some(Pin::Certificate(Fingerprint::of(&certificate)))
 }
 
 /// Where a credential came from, or that there is none.

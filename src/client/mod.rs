@@ -5,6 +5,7 @@
 //!
 //! * [`credentials`] decides where to connect and with what, and can say why;
 //! * [`url_policy`] decides which URLs credentials may be sent to;
+//! * [`tls`] decides which certificates will do, by pins, by the trust of the system, and by memory;
 //! * [`identity`] keeps the key of this device, and its tokens; [`run_token`] finds the one that a gateway on this host
 //!   made for itself;
 //! * [`connect()`] goes the way in, [`Connection`] calls methods, [`Events`] gives what the gateway tells by itself;
@@ -21,6 +22,8 @@ pub mod node;
 mod options;
 mod private_file;
 pub mod run_token;
+mod stream;
+pub mod tls;
 mod upgrade;
 pub mod url_policy;
 
@@ -29,7 +32,7 @@ pub use self::connection::{Connection, Event, Events};
 pub use self::credentials::Purpose;
 pub use self::error::{CallError, ConnectError};
 pub use self::identity::Identity;
-pub use self::options::{Auth, ConnectOptions, Program};
+pub use self::options::{Auth, ConnectOptions, EdgeHeader, Program};
 pub use self::url_policy::{GatewayUrl, UrlError};
 
 #[cfg(test)]

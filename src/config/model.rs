@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::Pin;
 use super::keyword::keywords;
 use super::secret_ref::{SecretInput, SecretProviders};
 use crate::limits;
@@ -282,7 +282,10 @@ pub struct Remote {
     /// `remotePort`, 1 to 65535: the gateway's port at the far end of the tunnel.
     pub remote_port: Option<u16>,
     /// `tlsFingerprint`: one pin, or several with commas between them; any of them may match.
-    pub tls_fingerprints: Vec<Fingerprint>,
+    pub tls_pins: Vec<Pin>,
+    /// `edgeAuth`: headers for a proxy in front of `url`, sent there over `wss://` and nowhere else; at most 16.
+    /// By name, in lower case.
+    pub edge_auth: BTreeMap<String, SecretInput>,
 }
 
 impl Default for Remote {
@@ -296,7 +299,8 @@ impl Default for Remote {
             ssh_identity: None,
             ssh_host_key_policy: HostKeyPolicy::Strict,
             remote_port: None,
-            tls_fingerprints: Vec::new(),
+            tls_pins: Vec::new(),
+            edge_auth: BTreeMap::new(),
         }
     }
 }
