@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::client::credentials::CredentialError;
 use crate::client::error::{CallError, ConnectError, ConnectFailure, Disconnect, RemoteError, Stage};
 use crate::client::identity::IdentityError;
+use crate::client::tunnel::PlanError;
 use crate::config::load::LoadError;
 use crate::config::paths::{InvalidProfile, NoHome};
 use crate::server::StartError;
@@ -35,6 +36,9 @@ pub(super) enum CliError {
     /// Nothing says where to connect, or with what.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// The configuration describes no tunnel.
+    #[error(transparent)]
+    Tunnel(#[from] PlanError),
     /// The configuration file is broken.
     #[error(transparent)]
     Config(#[from] LoadError),

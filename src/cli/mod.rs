@@ -20,6 +20,7 @@ mod system;
 mod target;
 mod time;
 mod trust;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -76,6 +77,9 @@ enum Command {
     /// The gateway's view of the system
     #[command(subcommand)]
     System(system::SystemCommand),
+    /// The SSH tunnel to a remote gateway
+    #[command(subcommand)]
+    Tunnel(tunnel::TunnelCommand),
     /// Read and edit the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -98,6 +102,7 @@ impl Command {
             Self::Nodes(command) => command.prints_json(),
             Self::Devices(command) => command.prints_json(),
             Self::System(command) => command.prints_json(),
+            Self::Tunnel(command) => command.prints_json(),
             // `config` prints its own errors.
             Self::Config(_) | Self::Completion { .. } => false,
         }
@@ -144,6 +149,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Nodes(command) => talk(command.run(&context()?)),
         Command::Devices(command) => talk(command.run(&context()?)),
         Command::System(command) => talk(command.run(&context()?)),
+        Command::Tunnel(command) => talk(command.run(&context()?)),
     }
 }
 
@@ -254,6 +260,11 @@ mod tests {
             "clawgate system presence --json",
             "clawgate config get gateway.port --json",
             "clawgate config set gateway.remote.token abc",
+            "clawgate tunnel up --ssh me@gw:2222 --ssh-identity /k",
+            "clawgate tunnel down",
+            "clawgate tunnel restart --json",
+            "clawgate tunnel status --json",
+            "clawgate tunnel logs --lines 5",
             "clawgate completion bash",
         ] {
             if let Err(error) = parse(line) {

@@ -120,6 +120,14 @@ impl Variables {
     }
 }
 
+impl Variables {
+    /// The same without `OPENCLAW_GATEWAY_URL`: for whoever has a URL already.
+    #[must_use]
+    pub fn without_url(self) -> Self {
+        Self { url: None, ..self }
+    }
+}
+
 /// One configured credential.
 #[derive(Clone, Debug, Default)]
 pub enum Configured {

@@ -23,7 +23,7 @@ use super::key_path::KeyPath;
 use super::keyword::Keyword;
 use super::model::{
     Auth, Config, ConsoleStyle, ControlUi, Gateway, HostKeyPolicy, Limits, LogLevel, Logging, Nodes, RateLimit, Remote,
-    Tls, Transport, TrustedProxy,
+    Tls, Transport, TrustedProxy, Tunnel,
 };
 use super::raw::{Document, Member, Node, Position, Value};
 use super::secret_ref::{
@@ -137,10 +137,17 @@ impl<'a> Reader<'a> {
         let secrets = self.secrets(&secrets);
         let gateway = self.section(&root, "gateway");
         let logging = self.section(&root, "logging");
-        let own = ["plugins", "entries", "clawgate", "config", "limits"]
+        let own = ["plugins", "entries", "clawgate", "config"]
             .iter()
             .fold(root.clone(), |section, key| self.section(&section, key));
-        Config { gateway: self.gateway(&gateway), logging: self.logging(&logging), secrets, limits: self.limits(&own) }
+        let (limits, tunnel) = (self.section(&own, "limits"), self.section(&own, "tunnel"));
+        Config {
+            gateway: self.gateway(&gateway),
+            logging: self.logging(&logging),
+            secrets,
+            limits: self.limits(&limits),
+            tunnel: Tunnel { ssh_config: self.path(&tunnel, "sshConfig") },
+        }
     }
 
     fn gateway(&mut self, s: &Section<'a>) -> Gateway {
@@ -827,7 +834,8 @@ mod tests {
                 http: { securityHeaders: { strictTransportSecurity: "max-age=1" } },
             },
             logging: { level: "debug", consoleLevel: "silent", consoleStyle: "json", file: "~/log" },
-            plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576 } } } } },
+            plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576 },
+                tunnel: { sshConfig: "~/ssh" } } } } },
         }"#,
         );
         let gateway = &config.gateway;
@@ -857,6 +865,7 @@ mod tests {
         assert_eq!(gateway.handshake_timeout, Duration::from_secs(3));
         assert_eq!(gateway.strict_transport_security.as_deref(), Some("max-age=1"));
         assert_eq!(config.logging.console_style, ConsoleStyle::Json);
+        assert_eq!(config.tunnel.ssh_config.as_deref(), Some("/home/u/ssh".as_ref()));
         assert_eq!(config.limits, Limits { outbox_bytes: 65_536, total_outbox_bytes: 1 << 20 });
     }
 

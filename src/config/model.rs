@@ -135,6 +135,15 @@ pub struct Config {
     pub secrets: SecretProviders,
     /// `plugins.entries.clawgate.config.limits`.
     pub limits: Limits,
+    /// `plugins.entries.clawgate.config.tunnel`.
+    pub tunnel: Tunnel,
+}
+
+/// `plugins.entries.clawgate.config.tunnel`: what the `ssh` transport of remote mode needs beyond `gateway.remote`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// `sshConfig`: an OpenSSH configuration file in place of the user's and the system's (`ssh -F`).
+    pub ssh_config: Option<PathBuf>,
 }
 
 /// `gateway`.

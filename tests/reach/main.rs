@@ -9,3 +9,4 @@ mod support;
 mod explain;
 mod front;
 mod tls;
+mod tunnel;

@@ -104,15 +104,15 @@ pub enum TlsFailure {
         /// Who says so.
         from: String,
         /// What came.
-        presented: Certificate,
+        presented: Box<Certificate>,
     },
     /// Normal trust lets it pass, but it is another one than before.
     #[error("the gateway's certificate has changed since this machine first met it")]
     Changed {
         /// What was remembered.
-        known: Certificate,
+        known: Box<Certificate>,
         /// What came.
-        presented: Certificate,
+        presented: Box<Certificate>,
     },
     /// Normal trust does not let it pass.
     #[error("the gateway's certificate is not trusted: {why}")]
@@ -120,7 +120,7 @@ pub enum TlsFailure {
         /// Why.
         why: Distrust,
         /// What came.
-        presented: Certificate,
+        presented: Box<Certificate>,
     },
     /// What answers does not speak TLS.
     #[error("what answers there does not speak TLS")]

@@ -55,7 +55,11 @@ impl Verifier {
             return if self.pins.iter().any(|pin| presented.matches(*pin)) {
                 Ok(presented)
             } else {
-                Err(TlsFailure::NotPinned { pins: self.pins.clone(), from: self.pins_from.clone(), presented })
+                Err(TlsFailure::NotPinned {
+                    pins: self.pins.clone(),
+                    from: self.pins_from.clone(),
+                    presented: presented.into(),
+                })
             };
         }
         // Whoever accepted this very certificate by hand has looked at it, and at no other.
@@ -63,18 +67,18 @@ impl Verifier {
             return if known.certificate.fingerprint == presented.fingerprint {
                 Ok(presented)
             } else {
-                Err(TlsFailure::Changed { known: known.certificate, presented })
+                Err(TlsFailure::Changed { known: known.certificate.into(), presented: presented.into() })
             };
         }
         self.trusted(leaf, chain, name, now)
-            .map_err(|error| TlsFailure::Untrusted { why: distrust(&error, name), presented })?;
+            .map_err(|error| TlsFailure::Untrusted { why: distrust(&error, name), presented: presented.into() })?;
         match self.known {
             // A renewed certificate with the same key is no change of the gateway.
             Some(known)
                 if known.certificate.fingerprint != presented.fingerprint
                     && (presented.public_key.is_none() || known.certificate.public_key != presented.public_key) =>
             {
-                Err(TlsFailure::Changed { known: known.certificate, presented })
+                Err(TlsFailure::Changed { known: known.certificate.into(), presented: presented.into() })
             }
             _ => Ok(presented),
         }
