@@ -265,6 +265,9 @@ mod tests {
             "clawgate tunnel restart --json",
             "clawgate tunnel status --json",
             "clawgate tunnel logs --lines 5",
+            "clawgate tunnel install --ssh me@gw --print",
+            "clawgate tunnel uninstall --legacy",
+            "clawgate tunnel ssh-config --write",
             "clawgate completion bash",
         ] {
             if let Err(error) = parse(line) {

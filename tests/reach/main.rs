@@ -8,5 +8,6 @@ mod support;
 
 mod explain;
 mod front;
+mod service;
 mod tls;
 mod tunnel;

@@ -3,6 +3,8 @@
 //! `up` leaves a supervisor running ([`supervise`](crate::client::tunnel::supervise)), which is this same program as
 //! `tunnel run`. Where the tunnel is installed as a service, `up`, `down` and `restart` tell the service manager.
 
+mod service;
+
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use clap::{Args, Subcommand};
 use rustix::process::{Pid, Signal, kill_process, setsid};
 use serde_json::json;
 
+use self::service::{InstallFlags, Services, SshConfigFlags, UninstallFlags};
 use super::context::Context;
 use super::error::CliError;
 use super::output::{Output, Tone};
@@ -47,6 +50,12 @@ pub(super) enum TunnelCommand {
     Logs(LogsFlags),
     /// Keep it open in the foreground, as a service manager wants it
     Run(TunnelFlags),
+    /// Make it a service: a systemd user unit, or a LaunchAgent
+    Install(InstallFlags),
+    /// Take the service away
+    Uninstall(UninstallFlags),
+    /// Print the tunnel as an entry for ~/.ssh/config, for use without clawgate
+    SshConfig(SshConfigFlags),
 }
 
 /// Which tunnel.
@@ -96,7 +105,9 @@ impl TunnelCommand {
         match self {
             Self::Up(flags) | Self::Restart(flags) | Self::Run(flags) => flags.json,
             Self::Down(flags) | Self::Status(flags) => flags.json,
-            Self::Logs(_) => false,
+            Self::Install(flags) => flags.prints_json(),
+            Self::Uninstall(flags) => flags.prints_json(),
+            Self::Logs(_) | Self::SshConfig(_) => false,
         }
     }
 
@@ -123,6 +134,9 @@ impl TunnelCommand {
             Self::Status(flags) => status(context, flags.json),
             Self::Logs(flags) => logs(context, &flags).await,
             Self::Run(flags) => run(context, &flags).await,
+            Self::Install(flags) => service::install(context, &flags),
+            Self::Uninstall(flags) => service::uninstall(context, &flags),
+            Self::SshConfig(flags) => service::ssh_config(context, &flags),
         }
     }
 }
@@ -138,10 +152,13 @@ fn say(output: Output, as_json: bool, changed: bool, text: &str) -> Result<ExitC
 async fn up(context: &Context, flags: &TunnelFlags) -> Result<ExitCode, CliError> {
     let plan = flags.plan(context)?;
     let place = Place::new(&context.paths.state_dir);
-    let mut child = match place.is_supervised() {
-        true => None,
-        false => Some(spawn_supervisor(context, flags)?),
-    };
+    let services = Services::of(context)?;
+    let mut child = None;
+    if services.is_in_charge() {
+        services.start()?;
+    } else if !place.is_supervised() {
+        child = Some(spawn_supervisor(context, flags)?);
+    }
     let started = Instant::now();
     loop {
         let ended = match &mut child {
@@ -218,6 +235,11 @@ async fn down(context: &Context) -> Result<bool, CliError> {
     if !place.is_supervised() {
         return Ok(false);
     }
+    let services = Services::of(context)?;
+    if services.is_in_charge() {
+        // A manager starts again what ends without it.
+        services.stop()?;
+    }
     let started = Instant::now();
     let mut signal = Signal::TERM;
     loop {
@@ -248,12 +270,20 @@ fn status(context: &Context, as_json: bool) -> Result<ExitCode, CliError> {
         }
         None => {
             let last = place.last_state().and_then(|state| state.problem);
+            let legacy = Services::of(context)?.legacy();
             if as_json {
-                context.output.value(&json!({"ok": true, "up": false, "lastProblem": last}))?;
+                context.output.value(&json!({"ok": true, "up": false, "lastProblem": last, "legacy": legacy}))?;
             } else {
                 context.output.line("No tunnel is up. Open one: clawgate tunnel up")?;
                 if let Some(problem) = last {
                     context.output.line(&format!("The last one ended: {problem}"))?;
+                }
+                for path in legacy {
+                    let text = format!(
+                        "An older tunnel service is there: {} (clawgate tunnel uninstall --legacy)",
+                        path.display()
+                    );
+                    context.output.line(&text)?;
                 }
             }
             Ok(ExitCode::FAILURE)
