@@ -40,6 +40,22 @@ impl UnixMs {
     pub fn plus(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
+
+    /// As UTC, with milliseconds: `2026-11-22T12:41:17.012Z` (RFC 3339).
+    pub fn to_rfc3339(self) -> String {
+        let (days, in_day) = (self.0 / 86_400_000, self.0 % 86_400_000);
+        // Days to a civil date, counted in eras of 400 years that begin on 1 March.
+        let z = days + 719_468;
+        let (era, day_of_era) = (z / 146_097, z % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (h, m, s, ms) = (in_day / 3_600_000, in_day / 60_000 % 60, in_day / 1000 % 60, in_day % 1000);
+        format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+    }
 }
 
 /// Seconds on a clock that never jumps, since about the start of the process; never zero. For signs of life.
@@ -58,4 +74,16 @@ fn monotonic() -> u64 {
 fn monotonic() -> u64 {
     static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
     START.elapsed().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_dates_as_the_rfc_does() {
+        assert_eq!(UnixMs(0).to_rfc3339(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(UnixMs(951_782_400_123).to_rfc3339(), "2000-02-29T00:00:00.123Z");
+        assert_eq!(UnixMs(1_795_351_277_012).to_rfc3339(), "2026-11-22T12:41:17.012Z");
+    }
 }

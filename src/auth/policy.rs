@@ -77,6 +77,8 @@ pub struct Policy {
     pub since: Since,
     /// How clients prove themselves.
     pub mode: AuthMode,
+    /// What gave the shared secret, for the error about a wrong one: `gateway.auth.token`, a variable, a flag.
+    pub secret_source: Option<Box<str>>,
     /// Which proxies are believed. Its `identity_headers` come from `mode`: see [`Policy::new`].
     pub ingress: IngressPolicy,
     /// Which pages may talk to us.
@@ -112,6 +114,7 @@ impl Policy {
             generation,
             since: Since { secret: generation, proxy_rules: generation, hand_made_serve: generation },
             mode,
+            secret_source: None,
             ingress: IngressPolicy { identity_headers, ..IngressPolicy::default() },
             origins: OriginPolicy::default(),
             allow_tailscale: false,
@@ -142,6 +145,16 @@ impl Policy {
             since.hand_made_serve = now;
         }
         Some(self)
+    }
+
+    /// The secret that clients are asked for.
+    pub const fn secret(&self) -> Option<&SecretHash> {
+        match &self.mode {
+            AuthMode::Token(secret) | AuthMode::Password(secret) | AuthMode::TrustedProxy { password: secret, .. } => {
+                secret.as_ref()
+            }
+            AuthMode::None => None,
+        }
     }
 
     /// The session scopes of a vouched-for user.

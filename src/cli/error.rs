@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::client::credentials::CredentialError;
 use crate::client::error::{CallError, ConnectError, ConnectFailure, Disconnect, RemoteError, Stage};
 use crate::client::identity::IdentityError;
+use crate::client::tunnel::PlanError;
 use crate::config::load::LoadError;
 use crate::config::paths::{InvalidProfile, NoHome};
 use crate::server::StartError;
@@ -35,6 +36,9 @@ pub(super) enum CliError {
     /// Nothing says where to connect, or with what.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// The configuration describes no tunnel.
+    #[error(transparent)]
+    Tunnel(#[from] PlanError),
     /// The configuration file is broken.
     #[error(transparent)]
     Config(#[from] LoadError),
@@ -203,6 +207,10 @@ impl<'a> Body<'a> {
         let body = match &error.cause {
             ConnectFailure::Refused(remote) => Self::request(remote),
             ConnectFailure::Closed(end) => Self::closed(end),
+            ConnectFailure::Http(answer) if answer.wants_login() => {
+                Self { code: Some(Code::Answer("EDGE_AUTH_REQUIRED")), ..Self::transport("edge-auth") }
+            }
+            ConnectFailure::Tls(_) => Self::transport("tls"),
             ConnectFailure::Timeout => Self { timeout_ms: Some(millis(error.after)), ..Self::transport("timeout") },
             _ => Self::transport("unreachable"),
         };

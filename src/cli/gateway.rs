@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::error::CliError;
+use super::explain::ExplainArgs;
 use super::output::Tone;
 use super::status::{Reached, capability, print_health};
 use super::target::{GatewayFlags, Target, scopes_for, source_of};
+use super::trust::TrustArgs;
 use super::{json_object, parse_result};
 use crate::client::Purpose;
 use crate::client::credentials::Resolution;
@@ -68,6 +70,10 @@ pub(super) enum TalkCommand {
     Probe(GatewayFlags),
     /// Show what clients pin of this gateway's certificate
     Fingerprint(FingerprintArgs),
+    /// Say which gateway and which credentials count here, and why
+    Explain(ExplainArgs),
+    /// Accept the certificate of a wss:// gateway, or forget it
+    Trust(TrustArgs),
 }
 
 /// How to run the gateway. Flags win over the environment, and that over the configuration.
@@ -188,6 +194,8 @@ impl GatewayArgs {
             Some(GatewayCommand::Talk(TalkCommand::Health(flags) | TalkCommand::Probe(flags))) => flags.json,
             Some(GatewayCommand::Talk(TalkCommand::Status(args))) => args.gateway.json,
             Some(GatewayCommand::Talk(TalkCommand::Fingerprint(args))) => args.json,
+            Some(GatewayCommand::Talk(TalkCommand::Explain(args))) => args.prints_json(),
+            Some(GatewayCommand::Talk(TalkCommand::Trust(args))) => args.prints_json(),
         }
     }
 
@@ -213,6 +221,8 @@ impl TalkCommand {
             Self::Status(args) => status(context, &args).await,
             Self::Probe(flags) => probe(context, &flags).await,
             Self::Fingerprint(args) => fingerprint(context, &args),
+            Self::Explain(args) => args.run(context),
+            Self::Trust(args) => args.run(context),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod config;
 mod context;
 mod devices;
 mod error;
+mod explain;
 mod gateway;
 mod logs;
 mod node_query;
@@ -18,6 +19,8 @@ mod status;
 mod system;
 mod target;
 mod time;
+mod trust;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -74,6 +77,9 @@ enum Command {
     /// The gateway's view of the system
     #[command(subcommand)]
     System(system::SystemCommand),
+    /// The SSH tunnel to a remote gateway
+    #[command(subcommand)]
+    Tunnel(tunnel::TunnelCommand),
     /// Read and edit the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -96,6 +102,7 @@ impl Command {
             Self::Nodes(command) => command.prints_json(),
             Self::Devices(command) => command.prints_json(),
             Self::System(command) => command.prints_json(),
+            Self::Tunnel(command) => command.prints_json(),
             // `config` prints its own errors.
             Self::Config(_) | Self::Completion { .. } => false,
         }
@@ -142,6 +149,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Nodes(command) => talk(command.run(&context()?)),
         Command::Devices(command) => talk(command.run(&context()?)),
         Command::System(command) => talk(command.run(&context()?)),
+        Command::Tunnel(command) => talk(command.run(&context()?)),
     }
 }
 
@@ -222,6 +230,10 @@ mod tests {
             "clawgate gateway fingerprint --json",
             "clawgate gateway status --deep --require-rpc",
             "clawgate --profile work gateway status --no-probe",
+            "clawgate gateway explain --for probe --json",
+            "clawgate gateway trust wss://gw.example --fingerprint AB:CD",
+            "clawgate gateway trust wss://gw.example --forget",
+            "clawgate health --url wss://x --token t --tls-fingerprint sha256:00",
             "clawgate health --json --timeout 1000",
             "clawgate health --verbose",
             "clawgate status --deep",
@@ -250,6 +262,14 @@ mod tests {
             "clawgate system presence --json",
             "clawgate config get gateway.port --json",
             "clawgate config set gateway.remote.token abc",
+            "clawgate tunnel up --ssh me@gw:2222 --ssh-identity /k",
+            "clawgate tunnel down",
+            "clawgate tunnel restart --json",
+            "clawgate tunnel status --json",
+            "clawgate tunnel logs --lines 5",
+            "clawgate tunnel install --ssh me@gw --print",
+            "clawgate tunnel uninstall --legacy",
+            "clawgate tunnel ssh-config --write",
             "clawgate completion bash",
         ] {
             if let Err(error) = parse(line) {
@@ -273,6 +293,8 @@ mod tests {
             "clawgate health --timeout 0",
             "clawgate health --url wss://x --port 1",
             "clawgate logs --limit 0",
+            "clawgate gateway trust wss://gw.example",
+            "clawgate gateway explain --for fun",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

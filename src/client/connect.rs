@@ -1,4 +1,4 @@
-//! The way in: name, TCP, HTTP upgrade, challenge, `connect`, `hello-ok`. Every step has its place in the error.
+//! The way in: name, TCP, TLS, HTTP upgrade, challenge, `connect`, `hello-ok`. Every step has its place in the error.
 //!
 //! Start at [`connect`].
 
@@ -13,6 +13,8 @@ use super::connection::{self, Connection, Events};
 use super::error::{ConnectError, ConnectFailure, Disconnect, Stage};
 use super::frames::{Frames, Inbound};
 use super::options::{ConnectOptions, Program};
+use super::stream::Stream;
+use super::tls;
 use super::upgrade::upgrade;
 use super::url_policy::GatewayUrl;
 use crate::auth::device::SignedFields;
@@ -90,13 +92,18 @@ async fn way_in(
     started: Instant,
     stage: &mut Stage,
 ) -> Result<(Connection, Events), ConnectFailure> {
-    if options.url.is_tls() {
-        *stage = Stage::Tls;
-        return Err(ConnectFailure::NoTls);
+    if !options.edge.is_empty() && !options.url.is_tls() {
+        return Err(ConnectFailure::PlaintextEdge);
     }
     let stream = open(&options.url, stage).await?;
+    let stream = if options.url.is_tls() {
+        *stage = Stage::Tls;
+        Stream::Tls(Box::new(tls::handshake(stream, &options.url, &options.tls).await?))
+    } else {
+        Stream::Plain(stream)
+    };
     *stage = Stage::Http;
-    let (stream, read) = upgrade(stream, &options.url).await?;
+    let (stream, read) = upgrade(stream, &options.url, &options.edge).await?;
     *stage = Stage::Challenge;
     let mut frames = Frames::new(stream, &read);
     let nonce = challenge(&mut frames).await?;
@@ -132,7 +139,7 @@ async fn open(url: &GatewayUrl, stage: &mut Stage) -> Result<TcpStream, ConnectF
 }
 
 /// Waits for `connect.challenge` and gives its nonce.
-async fn challenge(frames: &mut Frames<TcpStream>) -> Result<String, ConnectFailure> {
+async fn challenge(frames: &mut Frames<Stream>) -> Result<String, ConnectFailure> {
     #[derive(Deserialize)]
     struct Challenge {
         nonce: String,
@@ -281,7 +288,7 @@ fn request(options: &ConnectOptions, nonce: &str) -> Result<String, ConnectFailu
 }
 
 /// Waits for the answer to `connect`.
-async fn hello(frames: &mut Frames<TcpStream>, started: Instant) -> Result<Hello, ConnectFailure> {
+async fn hello(frames: &mut Frames<Stream>, started: Instant) -> Result<Hello, ConnectFailure> {
     loop {
         let answer = frames
             .next(|inbound| match inbound {

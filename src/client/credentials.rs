@@ -1,6 +1,6 @@
 //! Which gateway a client talks to, and with which credentials (contract 4.1 to 4.8).
 //!
-//! One pure function, [`resolve`]: flags, environment and configuration in, a [`Resolution`] out that also
+//! One pure function, [`resolve`] (and [`explain`], which keeps the way there): flags, environment and configuration in, a [`Resolution`] out that also
 //! says, for every source that could have given a credential, what came of it. It reads no file, runs no
 //! command and opens no socket itself; how a secret reference is followed is part of what it is given.
 //!
@@ -18,8 +18,10 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
+use super::options::EdgeHeader;
 use super::url_policy::{GatewayUrl, UrlError};
-use crate::config::model::{AuthMode, Config, Mode};
+use crate::config::fingerprint::{InvalidFingerprint, Pin};
+use crate::config::model::{AuthMode, Config, Mode, Transport};
 use crate::config::secret_ref::SecretInput;
 use crate::secret::Secret;
 
@@ -87,6 +89,8 @@ pub struct Flags {
     pub token: Option<String>,
     /// `--password`.
     pub password: Option<String>,
+    /// `--tls-fingerprint`: pins, with commas between them.
+    pub tls_fingerprint: Option<String>,
 }
 
 /// The environment variables that count; no others do (4.8).
@@ -113,6 +117,14 @@ impl Variables {
             // A service manager's unit holds the token of the day it was installed: the file is newer.
             in_gateway_service: text("OPENCLAW_SERVICE_KIND").as_deref() == Some("gateway"),
         }
+    }
+}
+
+impl Variables {
+    /// The same without `OPENCLAW_GATEWAY_URL`: for whoever has a URL already.
+    #[must_use]
+    pub fn without_url(self) -> Self {
+        Self { url: None, ..self }
     }
 }
 
@@ -181,6 +193,15 @@ pub struct Settings {
     pub remote_token: Configured,
     /// `gateway.remote.password`.
     pub remote_password: Configured,
+    /// `gateway.remote.transport` is `ssh`, and `gateway.remote.sshTarget` says where to: `gateway.remote.url` is then
+    /// the local end of a tunnel.
+    pub tunnel: bool,
+    /// `gateway.remote.tlsFingerprint`.
+    pub remote_pins: Vec<Pin>,
+    /// `gateway.remote.edgeAuth`, by header.
+    pub remote_edge: Vec<(String, Configured)>,
+    /// The certificate of the gateway on this host, when it speaks TLS and its file can be read.
+    pub local_pin: Option<Pin>,
     /// The token that the gateway now running on this host made for this run, with its port.
     pub run_token: Option<(u16, Secret)>,
 }
@@ -212,6 +233,15 @@ impl Settings {
             remote_url: gateway.remote.url.clone(),
             remote_token: configured(&gateway.remote.token),
             remote_password: configured(&gateway.remote.password),
+            tunnel: gateway.remote.transport == Transport::Ssh && gateway.remote.ssh_target.is_some(),
+            remote_pins: gateway.remote.tls_pins.clone(),
+            remote_edge: gateway
+                .remote
+                .edge_auth
+                .iter()
+                .map(|(name, value)| (name.clone(), configured(&Some(value.clone()))))
+                .collect(),
+            local_pin: None,
             run_token: None,
         }
     }
@@ -304,6 +334,12 @@ pub struct Resolution {
     pub token: Credential,
     /// The shared password.
     pub password: Credential,
+    /// Certificates that are pinned, and what said so; `None` leaves it to normal trust and to memory.
+    pub pins: Option<(Vec<Pin>, Source)>,
+    /// Headers for a proxy in front of the gateway.
+    pub edge: Vec<EdgeHeader>,
+    /// The URL is the local end of a tunnel to `gateway.remote.sshTarget`.
+    pub tunnel: bool,
 }
 
 /// Why there is nothing to connect with.
@@ -326,6 +362,17 @@ pub enum CredentialError {
     /// The URL is refused.
     #[error("{0} (the URL comes from: {1})")]
     Url(UrlError, Source),
+    /// `--tls-fingerprint` is none.
+    #[error("--tls-fingerprint: {0}")]
+    Pin(InvalidFingerprint),
+    /// A header for the proxy in front of the gateway has no value.
+    #[error("gateway.remote.edgeAuth.{header} has no value ({why}): the proxy in front of the gateway would refuse us")]
+    EdgeUnavailable {
+        /// The header.
+        header: String,
+        /// Why.
+        why: String,
+    },
 }
 
 fn explicit_needed(source: &Source) -> String {
@@ -342,8 +389,38 @@ fn explicit_needed(source: &Source) -> String {
 }
 
 const URL_FLAG: Source = Source::Flag("--url");
+const PIN_FLAG: Source = Source::Flag("--tls-fingerprint");
+const REMOTE_URL: Source = Source::Key("gateway.remote.url");
+const LOCAL_PORT: Source = Source::Key("gateway.port");
+const PORT_VARIABLE: Source = Source::Variable("OPENCLAW_GATEWAY_PORT");
 const PORT_FLAG: Source = Source::Flag("--port");
 const URL_VARIABLE: Source = Source::Variable("OPENCLAW_GATEWAY_URL");
+
+/// The whole decision, for [`explain`].
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Every source of the URL, in the order in which they count.
+    pub urls: Vec<UrlCandidate>,
+    /// The URL that won, when it may be used.
+    pub url: Option<GatewayUrl>,
+    /// The token.
+    pub token: Credential,
+    /// The password.
+    pub password: Credential,
+    /// What comes of it.
+    pub outcome: Result<Resolution, CredentialError>,
+}
+
+/// One source of the URL, looked at.
+#[derive(Clone, Debug)]
+pub struct UrlCandidate {
+    /// Where.
+    pub source: Source,
+    /// What it says. It may hold a secret in its user part or its query.
+    pub text: Option<String>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
 
 /// Decides the gateway and the credentials.
 ///
@@ -355,40 +432,137 @@ pub fn resolve(
     settings: &Settings,
     purpose: Purpose,
 ) -> Result<Resolution, CredentialError> {
-    let (url, url_source) = target(flags, variables, settings)?;
-    let url = GatewayUrl::parse(&url).map_err(|error| CredentialError::Url(error, url_source))?;
+    explain(flags, variables, settings, purpose).outcome
+}
+
+/// Decides as [`resolve`] does, and keeps the way there.
+pub fn explain(flags: &Flags, variables: &Variables, settings: &Settings, purpose: Purpose) -> Explanation {
+    let urls = url_candidates(flags, variables, settings);
+    let mut explanation = Explanation {
+        url: None,
+        token: Credential::default(),
+        password: Credential::default(),
+        outcome: Err(CredentialError::NoRemoteUrl),
+        urls,
+    };
+    let won = explanation.urls.iter().find(|candidate| candidate.outcome == Outcome::Won);
+    let Some((text, url_source)) = won.and_then(|won| Some((won.text.as_deref()?, won.source))) else {
+        return explanation;
+    };
+    let url = match GatewayUrl::parse(text) {
+        Ok(url) => url,
+        Err(error) => {
+            explanation.outcome = Err(CredentialError::Url(error, url_source));
+            return explanation;
+        }
+    };
     let run_token = settings.run_token.as_ref().filter(|(port, _)| *port == url.port()).map(|(_, token)| token);
     let sources = Sources { flags, variables, settings, url_source, run_token, rules: purpose.rules() };
-    let (token, password) = credentials(&sources)?;
+    let error;
+    (explanation.token, explanation.password, error) = judge(&sources);
+    explanation.url = Some(url.clone());
+    explanation.outcome = match error {
+        Some(error) => Err(error),
+        None => finish(url, url_source, flags, settings, &explanation.token, &explanation.password),
+    };
+    explanation
+}
+
+fn finish(
+    url: GatewayUrl,
+    url_source: Source,
+    flags: &Flags,
+    settings: &Settings,
+    token: &Credential,
+    password: &Credential,
+) -> Result<Resolution, CredentialError> {
     if (url_source == URL_FLAG || url_source == URL_VARIABLE) && token.value().is_none() && password.value().is_none() {
         return Err(CredentialError::ExplicitNeeded(url_source));
     }
-    Ok(Resolution { url, url_source, token, password })
+    let pins = pins(&url, flags, settings, url_source)?;
+    let edge = if is_configured_remote(url_source) { edge(&url, settings)? } else { Vec::new() };
+    let tunnel = is_configured_remote(url_source) && settings.tunnel && !url.is_tls() && url.is_loopback();
+    Ok(Resolution { url, url_source, token: token.clone(), password: password.clone(), pins, edge, tunnel })
 }
 
-/// The URL as text, and what named it.
-fn target(flags: &Flags, variables: &Variables, settings: &Settings) -> Result<(String, Source), CredentialError> {
+fn is_configured_remote(url_source: Source) -> bool {
+    url_source == REMOTE_URL
+}
+
+/// Which certificates are pinned. A pin belongs to a gateway: one of the configuration counts for
+/// `gateway.remote.url` alone, however that URL came here.
+fn pins(
+    url: &GatewayUrl,
+    flags: &Flags,
+    settings: &Settings,
+    url_source: Source,
+) -> Result<Option<(Vec<Pin>, Source)>, CredentialError> {
+    if let Some(text) = &flags.tls_fingerprint {
+        let pins = text.split(',').map(Pin::parse).collect::<Result<_, _>>().map_err(CredentialError::Pin)?;
+        return Ok(Some((pins, PIN_FLAG)));
+    }
+    if !url.is_tls() {
+        return Ok(None);
+    }
+    if [PORT_FLAG, PORT_VARIABLE, LOCAL_PORT, Source::Default].contains(&url_source) {
+        return Ok(settings.local_pin.map(|pin| (vec![pin], Source::Key("gateway.tls"))));
+    }
+    let remote = settings.remote_url.as_deref().and_then(|text| GatewayUrl::parse(text).ok());
+    let is_remote = remote.is_some_and(|remote| remote.is_tls() && remote.authority() == url.authority());
+    Ok((is_remote && !settings.remote_pins.is_empty())
+        .then(|| (settings.remote_pins.clone(), Source::Key("gateway.remote.tlsFingerprint"))))
+}
+
+/// The headers for a proxy in front of `gateway.remote.url`. They are secrets: nothing is sent over `ws://`.
+fn edge(url: &GatewayUrl, settings: &Settings) -> Result<Vec<EdgeHeader>, CredentialError> {
+    if !url.is_tls() {
+        return Ok(Vec::new());
+    }
+    let mut headers = Vec::new();
+    for (header, configured) in &settings.remote_edge {
+        let unavailable = |why: &str| CredentialError::EdgeUnavailable { header: header.clone(), why: why.to_owned() };
+        let value = match configured {
+            Configured::Value(value) => value.clone(),
+            Configured::Reference(Reference(read)) => read().map_err(|why| unavailable(&why))?,
+            // One that is configured and blank would be left out, and nobody would know why the proxy refuses.
+            Configured::Unset => return Err(unavailable("it is blank, or names a variable that is not set")),
+        };
+        let name = header.parse().map_err(|_| unavailable("it is no name of a header"))?;
+        headers.push(EdgeHeader { name, value });
+    }
+    Ok(headers)
+}
+
+/// Every source of the URL. Without a winner it is remote mode, and has no URL.
+fn url_candidates(flags: &Flags, variables: &Variables, settings: &Settings) -> Vec<UrlCandidate> {
     let local = |port: u16| format!("{}://127.0.0.1:{port}", if settings.tls { "wss" } else { "ws" });
     let said =
         |text: &Option<String>| text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
-    if let Some(url) = said(&flags.url) {
-        return Ok((url, URL_FLAG));
-    }
-    if let Some(port) = flags.port {
-        return Ok((local(port), PORT_FLAG));
-    }
-    if let Some(url) = said(&variables.url) {
-        return Ok((url, URL_VARIABLE));
-    }
-    if settings.remote_mode {
-        let url = said(&settings.remote_url).ok_or(CredentialError::NoRemoteUrl)?;
-        return Ok((url, Source::Key("gateway.remote.url")));
-    }
-    Ok(match (variables.port, settings.port) {
-        (Some(port), _) => (local(port), Source::Variable("OPENCLAW_GATEWAY_PORT")),
-        (None, Some(port)) => (local(port), Source::Key("gateway.port")),
-        (None, None) => (local(settings.default_port.unwrap_or(DEFAULT_PORT)), Source::Default),
-    })
+    let local_mode = (!settings.remote_mode).then_some("in local mode the gateway is the one on this host");
+    let remote_mode = settings.remote_mode.then_some("in remote mode gateway.remote.url says where");
+    let sources = [
+        (URL_FLAG, said(&flags.url), None),
+        (PORT_FLAG, flags.port.map(local), None),
+        (URL_VARIABLE, said(&variables.url), None),
+        (REMOTE_URL, said(&settings.remote_url), local_mode),
+        (PORT_VARIABLE, variables.port.map(local), remote_mode),
+        (LOCAL_PORT, settings.port.map(local), remote_mode),
+        (Source::Default, Some(local(settings.default_port.unwrap_or(DEFAULT_PORT))), remote_mode),
+    ];
+    let mut won = false;
+    sources
+        .into_iter()
+        .map(|(source, text, excluded)| {
+            let outcome = match (&text, excluded) {
+                (None, _) => Outcome::Unset,
+                (Some(_), Some(why)) => Outcome::Excluded(why),
+                (Some(_), None) if won => Outcome::Outranked,
+                (Some(_), None) => Outcome::Won,
+            };
+            won |= outcome == Outcome::Won;
+            UrlCandidate { source, text, outcome }
+        })
+        .collect()
 }
 
 /// What [`credentials`] decides from.
@@ -416,6 +590,13 @@ impl Sources<'_> {
 /// [`CredentialError::SecretUnavailable`].
 #[doc(hidden)]
 pub fn credentials(sources: &Sources<'_>) -> Result<(Credential, Credential), CredentialError> {
+    match judge(sources) {
+        (token, password, None) => Ok((token, password)),
+        (.., Some(error)) => Err(error),
+    }
+}
+
+fn judge(sources: &Sources<'_>) -> (Credential, Credential, Option<CredentialError>) {
     let remote_mode = sources.remote_mode();
     let [token, password] = [Kind::Token, Kind::Password].map(|kind| kind.slots(sources));
     let literal = |slots: &[Slot]| {
@@ -430,16 +611,17 @@ pub fn credentials(sources: &Sources<'_>) -> Result<(Credential, Credential), Cr
     let password = Credential::choose(password, wanted(Kind::Password, token.value().is_some()));
 
     let neither = token.value().is_none() && password.value().is_none();
+    let mut error = None;
     for candidate in token.candidates.iter().chain(&password.candidates) {
         if let (Outcome::Failed(why), Source::Key(path)) = (&candidate.outcome, candidate.source) {
             // Locally nothing stands in for what is configured (contract 4.4), but a stand-in itself may fail.
             let fatal = if remote_mode { neither } else { path.starts_with("gateway.auth.") };
             if fatal {
-                return Err(CredentialError::SecretUnavailable { path, why: why.clone() });
+                error.get_or_insert_with(|| CredentialError::SecretUnavailable { path, why: why.clone() });
             }
         }
     }
-    Ok((token, password))
+    (token, password, error)
 }
 
 /// One source of one kind of credential, before it is looked at.
@@ -593,6 +775,42 @@ mod tests {
 
     fn variables(pairs: &[(&str, &str)]) -> Variables {
         Variables::read(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value))
+    }
+
+    #[test]
+    fn s_86_edge_headers_go_to_the_configured_gateway_alone() {
+        let settings = Settings {
+            remote_mode: true,
+            remote_url: Some("wss://gw.example".into()),
+            remote_token: secret("rt"),
+            remote_edge: vec![("x-edge".into(), secret("pass"))],
+            remote_pins: vec![Pin::parse(&"0".repeat(64)).unwrap()],
+            ..Settings::default()
+        };
+        let edge = |flags: &Flags, pairs: &[(&str, &str)], settings: &Settings| {
+            let resolution = resolve(flags, &variables(pairs), settings, Purpose::Call).unwrap();
+            (resolution.edge.len(), resolution.pins.map(|(_, source)| source.to_string()))
+        };
+        let pinned = Some("gateway.remote.tlsFingerprint".to_owned());
+        assert_eq!(edge(&Flags::default(), &[], &settings), (1, pinned.clone()));
+        let flags = |url: &str| Flags { url: Some(url.into()), token: Some("t".into()), ..Flags::default() };
+        // The pin is no secret, and the certificate is the gateway's; the headers are secrets.
+        assert_eq!(edge(&flags("wss://gw.example/x"), &[], &settings), (0, pinned));
+        assert_eq!(edge(&flags("wss://other.example"), &[], &settings), (0, None));
+        assert_eq!(edge(&flags("wss://gw.example:8443"), &[], &settings), (0, None));
+        let variable = [("OPENCLAW_GATEWAY_URL", "wss://gw.example"), ("OPENCLAW_GATEWAY_TOKEN", "t")];
+        assert_eq!(edge(&Flags::default(), &variable, &settings).0, 0);
+        let plain = Settings { remote_url: Some("ws://127.0.0.1:1".into()), ..settings.clone() };
+        assert_eq!(edge(&Flags::default(), &[], &plain), (0, None));
+        let local = Settings { remote_mode: false, tls: true, ..settings.clone() };
+        assert_eq!(edge(&Flags::default(), &[], &local), (0, None));
+
+        let broken = Configured::reference(|| Err("EDGE is not set".into()));
+        let broken = Settings { remote_edge: vec![("x-edge".into(), broken)], ..settings };
+        let error = resolve(&Flags::default(), &variables(&[]), &broken, Purpose::Call).unwrap_err().to_string();
+        assert!(error.contains("edgeAuth.x-edge") && error.contains("EDGE is not set"), "{error}");
+        let wrong = Flags { tls_fingerprint: Some("ab:cd".into()), ..flags("wss://gw.example") };
+        assert!(matches!(resolve(&wrong, &variables(&[]), &broken, Purpose::Call), Err(CredentialError::Pin(_))));
     }
 
     fn sent(resolution: &Resolution) -> (Option<&str>, Option<&str>) {

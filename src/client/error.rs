@@ -15,6 +15,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::identity::IdentityError;
+use super::tls::{Distrust, TlsFailure};
 use super::url_policy::{GatewayUrl, UrlError};
 use crate::ws::codec::ProtocolError;
 
@@ -77,9 +78,15 @@ pub enum ConnectFailure {
     /// The name has no address that credentials may be sent to.
     #[error(transparent)]
     Address(UrlError),
-    /// This build has no TLS.
-    #[error("wss:// is not supported yet")]
-    NoTls,
+    /// TLS is not what was expected.
+    #[error(transparent)]
+    Tls(#[from] TlsFailure),
+    /// There are headers for a proxy, and the URL is `ws://`.
+    #[error("headers for a proxy are secrets, and are not sent over ws://")]
+    PlaintextEdge,
+    /// A header for a proxy has a value that no header can have.
+    #[error("the value for the header {0} has characters that no header can have")]
+    EdgeValue(http::HeaderName),
     /// What answered does not speak HTTP.
     #[error("what answers there does not speak HTTP ({0})")]
     NotHttp(hyper::Error),
@@ -115,6 +122,16 @@ pub struct HttpAnswer {
     pub location: Option<String>,
     /// The beginning of what it says, when that is short text.
     pub says: Option<String>,
+}
+
+impl HttpAnswer {
+    /// Whether it is what an identity-aware proxy says to somebody it does not know: the error `EDGE_AUTH_REQUIRED`.
+    /// A gateway also answers 403, but names the key of its configuration that is to be changed.
+    pub fn wants_login(&self) -> bool {
+        let by_gateway = self.says.as_ref().is_some_and(|says| says.contains("gateway."));
+        !by_gateway
+            && (self.status.is_redirection() || matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+    }
 }
 
 impl fmt::Display for HttpAnswer {
@@ -258,15 +275,29 @@ impl ConnectError {
             ConnectFailure::Timeout if self.stage == Stage::Http || self.stage == Stage::Challenge => {
                 Some(format!("Something listens on {}, but not a gateway that is ready.", url.authority()))
             }
-            ConnectFailure::NoAddress => Some(format!("Check the spelling of {:?}, and the DNS of this machine.", url.host())),
+            ConnectFailure::NoAddress => {
+                Some(format!("Check the spelling of {:?}, and the DNS of this machine.", url.host()))
+            }
             ConnectFailure::Io(_) if self.stage == Stage::Dns => {
                 Some(format!("Check the spelling of {:?}, and the DNS of this machine.", url.host()))
             }
-            ConnectFailure::NoTls => Some(
-                "Reach it through an SSH tunnel: ssh -N -L 18789:127.0.0.1:18789 user@host, then use ws://127.0.0.1:18789".into(),
+            ConnectFailure::Tls(failure) => tls_advice(failure, url),
+            ConnectFailure::Timeout if self.stage == Stage::Tls => Some(format!(
+                "Something listens on {}, but does not answer in TLS: is it ws:// there?",
+                url.authority()
+            )),
+            ConnectFailure::PlaintextEdge => Some("Use wss:// in gateway.remote.url.".into()),
+            ConnectFailure::EdgeValue(name) => Some(format!("Look at gateway.remote.edgeAuth.{name}: is it one line?")),
+            ConnectFailure::Http(answer) if answer.wants_login() => Some(
+                "A proxy in front of the gateway wants a login first. Give it its headers in gateway.remote.edgeAuth \
+                 (over wss://), or reach the gateway past it: tailnet, SSH tunnel."
+                    .into(),
             ),
-            ConnectFailure::Http(answer) if answer.status.is_redirection() || answer.status == StatusCode::UNAUTHORIZED => {
-                Some("A proxy in front of the gateway wants a login first. Reach the gateway without it (tailnet, SSH tunnel), or let the proxy pass WebSockets.".into())
+            ConnectFailure::Http(answer) if answer.status == StatusCode::FORBIDDEN => {
+                Some("The gateway said so itself: change its configuration on its host.".into())
+            }
+            ConnectFailure::Http(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                Some("Try again.".into())
             }
             ConnectFailure::NotHttp(_)
             | ConnectFailure::Http(_)
@@ -275,6 +306,44 @@ impl ConnectError {
             _ => None,
         }
     }
+}
+
+/// What to do about a certificate that will not do. A person decides; the command says what was decided.
+fn tls_advice(failure: &TlsFailure, url: &GatewayUrl) -> Option<String> {
+    let mut lines: Vec<String> =
+        failure.fingerprints().iter().map(|(name, print)| format!("{name:9} {print}")).collect();
+    let compare = "Compare with the gateway's host: openssl x509 -noout -fingerprint -sha256 -in CERT.pem";
+    match failure {
+        TlsFailure::NotPinned { from, presented, .. } => {
+            lines.extend([
+                compare.to_owned(),
+                format!("If it is the gateway's new one, set {from} to it (after a comma, to keep the old one, too):"),
+                format!("  clawgate config set gateway.remote.tlsFingerprint {}", presented.fingerprint),
+            ]);
+        }
+        TlsFailure::Changed { presented, .. } => lines.extend([
+            "If nobody renewed the certificate, somebody else answers there.".to_owned(),
+            compare.to_owned(),
+            "If it is the gateway's new one, accept it:".to_owned(),
+            format!("  clawgate gateway trust {url} --fingerprint {}", presented.fingerprint),
+        ]),
+        TlsFailure::Untrusted { why: Distrust::UnknownIssuer, presented } => lines.extend([
+            compare.to_owned(),
+            "If it is the gateway's, pin it, for gateway.remote.url with the first line, for another URL with the second:"
+                .to_owned(),
+            format!("  clawgate config set gateway.remote.tlsFingerprint {}", presented.fingerprint),
+            format!("  clawgate gateway trust {url} --fingerprint {}", presented.fingerprint),
+        ]),
+        TlsFailure::Untrusted { why, .. } => lines.extend(match why {
+            Distrust::Expired => Some("Renew the gateway's certificate, or pin it (gateway.remote.tlsFingerprint).".into()),
+            Distrust::NotYet => Some("Is the clock of this machine right?".into()),
+            Distrust::WrongName(_) => Some("Use a name that the certificate is for in the URL, or pin the certificate.".into()),
+            Distrust::UnknownIssuer | Distrust::Other(_) => None,
+        }),
+        TlsFailure::NotTls => lines.push(format!("Is it ws:// on {}?", url.authority())),
+        TlsFailure::Handshake(_) | TlsFailure::Known(_) => {}
+    }
+    Some(lines.join("\n")).filter(|text| !text.is_empty())
 }
 
 /// What to do about an error that the gateway answered with.
@@ -288,9 +357,15 @@ fn remote_advice(error: &RemoteError) -> Option<String> {
         "AUTH_TOKEN_MISSING" | "AUTH_PASSWORD_MISSING" => {
             "Pass --token or --password, or set OPENCLAW_GATEWAY_TOKEN, or gateway.auth.token (gateway.remote.token for a remote gateway).".into()
         }
-        "AUTH_TOKEN_MISMATCH" | "AUTH_PASSWORD_MISMATCH" => {
-            "The gateway has another secret than this command sent. Compare gateway.auth on the gateway's host with what is set here.".into()
-        }
+        "AUTH_TOKEN_MISMATCH" | "AUTH_PASSWORD_MISMATCH" => match error.detail("secretSource") {
+            Some(source) => format!(
+                "The gateway has another secret than this command sent. The gateway's comes from {source}; its log and its first \
+                 lines say the fingerprint. See what counts here: clawgate gateway explain"
+            ),
+            None => "The gateway has another secret than this command sent. Compare gateway.auth on the gateway's host with what \
+                     counts here: clawgate gateway explain"
+                .into(),
+        },
         "AUTH_DEVICE_TOKEN_MISMATCH" | "AUTH_SCOPE_MISMATCH" => {
             "The stored device token is no longer good for this. Pass --token once, or have the device approved again: clawgate devices list".into()
         }
@@ -359,6 +434,12 @@ mod tests {
             ConnectFailure::Http(HttpAnswer { status, location: location.map(Into::into), says: None })
         };
         let login = failed(Stage::Http, answer(StatusCode::FOUND, Some("https://login.example/")));
+        let ours = HttpAnswer {
+            says: Some("it is not in gateway.trustedProxies".into()),
+            location: None,
+            status: StatusCode::FORBIDDEN,
+        };
+        assert!(!ours.wants_login());
         assert!(login.to_string().contains("HTTP 302 Found instead of a WebSocket, sent on to https://login.example/"));
         assert!(login.advice().unwrap().contains("proxy"));
         assert!(failed(Stage::Http, answer(StatusCode::NOT_FOUND, None)).advice().unwrap().contains("port"));

@@ -5,12 +5,15 @@
 //!
 //! * [`credentials`] decides where to connect and with what, and can say why;
 //! * [`url_policy`] decides which URLs credentials may be sent to;
+//! * [`tls`] decides which certificates will do, by pins, by the trust of the system, and by memory;
+//! * [`tunnel`] keeps an SSH tunnel up to a gateway that listens on its own loopback;
 //! * [`identity`] keeps the key of this device, and its tokens; [`run_token`] finds the one that a gateway on this host
 //!   made for itself;
 //! * [`connect()`] goes the way in, [`Connection`] calls methods, [`Events`] gives what the gateway tells by itself;
 //! * [`node`] answers commands, for clients with the role `node`;
 //! * [`error`] says what went wrong, and what to do about it.
 
+pub mod backoff;
 mod connect;
 mod connection;
 pub mod credentials;
@@ -20,6 +23,9 @@ pub mod identity;
 pub mod node;
 mod options;
 pub mod run_token;
+mod stream;
+pub mod tls;
+pub mod tunnel;
 mod upgrade;
 pub mod url_policy;
 
@@ -28,7 +34,7 @@ pub use self::connection::{Connection, Event, Events};
 pub use self::credentials::Purpose;
 pub use self::error::{CallError, ConnectError};
 pub use self::identity::Identity;
-pub use self::options::{Auth, ConnectOptions, Program};
+pub use self::options::{Auth, ConnectOptions, EdgeHeader, Program};
 pub use self::url_policy::{GatewayUrl, UrlError};
 
 #[cfg(test)]

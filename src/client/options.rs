@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::identity::Identity;
+use super::tls::Trust;
 use super::url_policy::GatewayUrl;
 use crate::id;
 use crate::limits::HANDSHAKE_TIMEOUT;
@@ -37,6 +38,10 @@ pub struct ConnectOptions {
     pub permissions: BTreeMap<String, bool>,
     /// The lowest version of the protocol that will do. Default 4, the only one this client speaks itself.
     pub min_protocol: u32,
+    /// Which certificates of a `wss://` gateway will do. Default: what the operating system trusts.
+    pub tls: Trust,
+    /// Headers for a proxy in front of the gateway, sent with the upgrade. Over `ws://` the attempt fails instead.
+    pub edge: Vec<EdgeHeader>,
     /// Time from the first packet to `hello-ok`. Default 15 s, as on the gateway's side.
     pub timeout: Duration,
 }
@@ -50,6 +55,17 @@ pub struct Auth {
     pub password: Option<Secret>,
     /// The token that the gateway gave this device.
     pub device_token: Option<Secret>,
+}
+
+/// A header that an identity-aware proxy in front of the gateway asks for.
+///
+/// It goes to the URL of the same options and nowhere else: redirects are never followed.
+#[derive(Clone, Debug)]
+pub struct EdgeHeader {
+    /// Its name.
+    pub name: http::HeaderName,
+    /// Its value.
+    pub value: Secret,
 }
 
 /// The program, as gateways list it.
@@ -86,6 +102,8 @@ impl ConnectOptions {
             commands: Vec::new(),
             permissions: BTreeMap::new(),
             min_protocol: super::PROTOCOL,
+            tls: Trust::default(),
+            edge: Vec::new(),
             timeout: HANDSHAKE_TIMEOUT,
         }
     }

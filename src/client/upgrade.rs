@@ -7,7 +7,7 @@ use http::header::{
     CONNECTION, CONTENT_TYPE, HOST, LOCATION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
 };
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::error::{ConnectFailure, HttpAnswer};
+use super::options::EdgeHeader;
 use super::url_policy::GatewayUrl;
 use crate::id;
 use crate::ws::accept;
@@ -25,18 +26,24 @@ const HEAD_BYTES: usize = 16 * 1024;
 const SHOWN_BYTES: u64 = 200;
 
 /// Upgrades `stream`. Gives it back with the bytes that came behind the answer.
-pub(super) async fn upgrade<S>(stream: S, url: &GatewayUrl) -> Result<(S, Bytes), ConnectFailure>
+pub(super) async fn upgrade<S>(stream: S, url: &GatewayUrl, edge: &[EdgeHeader]) -> Result<(S, Bytes), ConnectFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let key = accept::key(id::random_bytes());
-    let request = Request::get(url.target())
+    let mut request = Request::get(url.target())
         .header(HOST, url.authority())
         .header(UPGRADE, "websocket")
         .header(CONNECTION, "Upgrade")
         .header(SEC_WEBSOCKET_KEY, &key)
         .header(SEC_WEBSOCKET_VERSION, "13")
-        .header(USER_AGENT, concat!("clawgate/", env!("CARGO_PKG_VERSION")))
+        .header(USER_AGENT, concat!("clawgate/", env!("CARGO_PKG_VERSION")));
+    for EdgeHeader { name, value } in edge {
+        let mut value = HeaderValue::from_str(value.expose()).map_err(|_| ConnectFailure::EdgeValue(name.clone()))?;
+        value.set_sensitive(true);
+        request = request.header(name, value);
+    }
+    let request = request
         .body(Empty::<Bytes>::new())
         .map_err(|_| ConnectFailure::NotWebSocket("the URL does not fit into a request"))?;
     let (mut sender, connection) = http1::Builder::new()
@@ -110,6 +117,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
+    use crate::secret::Secret;
 
     /// Upgrades against a server that answers with what `answer` makes of the request.
     async fn against(answer: impl FnOnce(&str) -> String) -> Result<(DuplexStream, Bytes), ConnectFailure> {
@@ -123,7 +131,8 @@ mod tests {
             server
         };
         let url = GatewayUrl::loopback(7);
-        let (result, _server) = tokio::join!(upgrade(client, &url), serve);
+        let edge = [EdgeHeader { name: http::HeaderName::from_static("x-edge"), value: Secret::new("pass") }];
+        let (result, _server) = tokio::join!(upgrade(client, &url, &edge), serve);
         result
     }
 
@@ -137,6 +146,7 @@ mod tests {
     async fn gives_the_stream_back_with_what_came_behind_the_answer() {
         let (_, read) = against(|request| {
             assert!(request.starts_with("GET / HTTP/1.1\r\nhost: 127.0.0.1:7\r\n"), "{request}");
+            assert!(request.contains("\r\nx-edge: pass\r\n"), "{request}");
             accepting(request) + "\u{1}frame"
         })
         .await

@@ -18,12 +18,12 @@ use ipnet::IpNet;
 
 use super::Environment;
 use super::environment::{Expanded, expand, is_reference_name, leading_reference};
-use super::fingerprint::Fingerprint;
+use super::fingerprint::Pin;
 use super::key_path::KeyPath;
 use super::keyword::Keyword;
 use super::model::{
     Auth, Config, ConsoleStyle, ControlUi, Gateway, HostKeyPolicy, Limits, LogLevel, Logging, Nodes, RateLimit, Remote,
-    TailscaleHost, Tls, Transport, TrustedProxy,
+    TailscaleHost, Tls, Transport, TrustedProxy, Tunnel,
 };
 use super::raw::{Document, Member, Node, Position, Value};
 use super::secret_ref::{
@@ -33,6 +33,9 @@ use super::secret_ref::{
 use crate::address::parse_network;
 use crate::rpc::scope::Scope;
 use crate::secret::Secret;
+
+/// Headers that `gateway.remote.edgeAuth` may have.
+const MAX_EDGE_HEADERS: usize = 16;
 
 /// A valid configuration, and what its author should know about it.
 #[derive(Clone, Debug)]
@@ -137,13 +140,14 @@ impl<'a> Reader<'a> {
         let own = ["plugins", "entries", "clawgate", "config"]
             .iter()
             .fold(root.clone(), |section, key| self.section(&section, key));
-        let [limits, tailscale] = ["limits", "tailscale"].map(|key| self.section(&own, key));
+        let [limits, tailscale, tunnel] = ["limits", "tailscale", "tunnel"].map(|key| self.section(&own, key));
         Config {
             gateway: self.gateway(&gateway),
             logging: self.logging(&logging),
             secrets,
             limits: self.limits(&limits),
             tailscale: self.tailscale(&tailscale),
+            tunnel: Tunnel { ssh_config: self.path(&tunnel, "sshConfig") },
         }
     }
 
@@ -249,12 +253,35 @@ impl<'a> Reader<'a> {
             ssh_identity: self.path(s, "sshIdentity"),
             ssh_host_key_policy: self.keyword(s, "sshHostKeyPolicy", |_| None).unwrap_or(HostKeyPolicy::Strict),
             remote_port: self.port(s, "remotePort"),
-            tls_fingerprints: self
+            tls_pins: self
                 .parsed(s, "tlsFingerprint", |text| {
-                    text.split(',').map(Fingerprint::parse).collect::<Result<_, _>>().map_err(|e| e.to_string())
+                    text.split(',').map(Pin::parse).collect::<Result<_, _>>().map_err(|e| e.to_string())
                 })
                 .unwrap_or_default(),
+            edge_auth: self.edge_auth(s),
         }
+    }
+
+    fn edge_auth(&mut self, remote: &Section<'a>) -> BTreeMap<String, SecretInput> {
+        let s = self.section(remote, "edgeAuth");
+        let mut headers = BTreeMap::new();
+        for member in s.members {
+            let name = member.key.to_ascii_lowercase();
+            let objection = match header_name(&member.key) {
+                Err(reason) => Some(reason),
+                Ok(_) if is_of_the_upgrade(&name) => Some("this header is set by the connection itself".to_owned()),
+                Ok(_) if headers.len() == MAX_EDGE_HEADERS => {
+                    Some(format!("there are more than {MAX_EDGE_HEADERS} headers"))
+                }
+                Ok(_) => None,
+            };
+            if let Some(objection) = objection {
+                self.problem(s.path.key(&member.key), &member.node, objection);
+            } else if let Some(value) = self.secret(&s, &member.key) {
+                headers.insert(name, value);
+            }
+        }
+        headers
     }
 
     fn tls(&mut self, s: &Section<'a>) -> Tls {
@@ -713,6 +740,12 @@ fn show(value: &Value) -> String {
     }
 }
 
+/// Headers that the WebSocket upgrade itself needs, or that frame the request.
+fn is_of_the_upgrade(name: &str) -> bool {
+    name.starts_with("sec-websocket-")
+        || matches!(name, "host" | "upgrade" | "connection" | "content-length" | "transfer-encoding" | "te" | "trailer")
+}
+
 fn header_name(text: &str) -> Result<String, String> {
     match http::HeaderName::from_bytes(text.as_bytes()) {
         Ok(_) => Ok(text.to_owned()),
@@ -802,6 +835,7 @@ mod tests {
                 remote: {
                     url: "wss://x", transport: "direct", token: "${TOKEN}", sshTarget: "u@h", remotePort: 1,
                     sshIdentity: "~/.ssh/id", sshHostKeyPolicy: "openssh",
+                    edgeAuth: {"CF-Access-Client-Id": {source: "env", provider: "default", id: "CF_ID"}, "X-Edge": "plain"},
                     tlsFingerprint: "0000000000000000000000000000000000000000000000000000000000000000",
                 },
                 tls: { enabled: true, autoGenerate: false, certPath: "/c", keyPath: "/k", caPath: "/a" },
@@ -814,7 +848,8 @@ mod tests {
                 http: { securityHeaders: { strictTransportSecurity: "max-age=1" } },
             },
             logging: { level: "debug", consoleLevel: "silent", consoleStyle: "json", file: "~/log" },
-            plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576 } } } } },
+            plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576 },
+                tunnel: { sshConfig: "~/ssh" } } } } },
         }"#,
         );
         let gateway = &config.gateway;
@@ -837,12 +872,14 @@ mod tests {
         assert_eq!(gateway.control_ui.allowed_origins, ["https://a.example", "*"]);
         assert_eq!(gateway.tailscale, TailscaleMode::Serve);
         assert!(matches!(&gateway.remote.token, Some(SecretInput::Ref(reference)) if reference.id == "TOKEN"));
-        assert_eq!((gateway.remote.transport, gateway.remote.tls_fingerprints.len()), (Transport::Direct, 1));
+        assert_eq!((gateway.remote.transport, gateway.remote.tls_pins.len()), (Transport::Direct, 1));
+        assert_eq!(gateway.remote.edge_auth.keys().collect::<Vec<_>>(), ["cf-access-client-id", "x-edge"]);
         assert_eq!(gateway.nodes.allow_commands, ["a", "c"]);
         assert_eq!(gateway.nodes.deny_commands, ["b", "d"]);
         assert_eq!(gateway.handshake_timeout, Duration::from_secs(3));
         assert_eq!(gateway.strict_transport_security.as_deref(), Some("max-age=1"));
         assert_eq!(config.logging.console_style, ConsoleStyle::Json);
+        assert_eq!(config.tunnel.ssh_config.as_deref(), Some("/home/u/ssh".as_ref()));
         assert_eq!(config.limits, Limits { outbox_bytes: 65_536, total_outbox_bytes: 1 << 20 });
     }
 
@@ -891,6 +928,10 @@ mod tests {
             "{gateway: {controlUi: {allowedOrigins: ['https://u@a.example']}}}",
             "{gateway: {controlUi: {allowedOrigins: ['a.example']}}}",
             "{gateway: {remote: {tlsFingerprint: 'abcd'}}}",
+            "{gateway: {remote: {edgeAuth: {'Sec-WebSocket-Key': 'x'}}}}",
+            "{gateway: {remote: {edgeAuth: {'two words': 'x'}}}}",
+            "{gateway: {remote: {edgeAuth: {'x-edge': 7}}}}",
+            "{gateway: {remote: {edgeAuth: ['x-edge']}}}",
             "{gateway: {http: {securityHeaders: {strictTransportSecurity: 'a\\nb'}}}}",
             "{gateway: {auth: {token: {source: 'env', id: 'X'}}}}",
             "{gateway: {auth: {token: {source: 'env', provider: 'default', id: 'lower'}}}}",

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::Pin;
 use super::keyword::keywords;
 use super::secret_ref::{SecretInput, SecretProviders};
 use crate::limits;
@@ -151,6 +151,15 @@ pub struct Config {
     pub limits: Limits,
     /// `plugins.entries.clawgate.config.tailscale`.
     pub tailscale: TailscaleHost,
+    /// `plugins.entries.clawgate.config.tunnel`.
+    pub tunnel: Tunnel,
+}
+
+/// `plugins.entries.clawgate.config.tunnel`: what the `ssh` transport of remote mode needs beyond `gateway.remote`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// `sshConfig`: an OpenSSH configuration file in place of the user's and the system's (`ssh -F`).
+    pub ssh_config: Option<PathBuf>,
 }
 
 /// `gateway`.
@@ -300,7 +309,10 @@ pub struct Remote {
     /// `remotePort`, 1 to 65535: the gateway's port at the far end of the tunnel.
     pub remote_port: Option<u16>,
     /// `tlsFingerprint`: one pin, or several with commas between them; any of them may match.
-    pub tls_fingerprints: Vec<Fingerprint>,
+    pub tls_pins: Vec<Pin>,
+    /// `edgeAuth`: headers for a proxy in front of `url`, sent there over `wss://` and nowhere else; at most 16.
+    /// By name, in lower case.
+    pub edge_auth: BTreeMap<String, SecretInput>,
 }
 
 impl Default for Remote {
@@ -314,7 +326,8 @@ impl Default for Remote {
             ssh_identity: None,
             ssh_host_key_policy: HostKeyPolicy::Strict,
             remote_port: None,
-            tls_fingerprints: Vec::new(),
+            tls_pins: Vec::new(),
+            edge_auth: BTreeMap::new(),
         }
     }
 }

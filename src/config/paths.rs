@@ -46,6 +46,15 @@ impl Profile {
         }
     }
 
+    /// The flags that choose this profile.
+    pub fn flags(&self) -> Vec<String> {
+        match self {
+            Self::Default => Vec::new(),
+            Self::Dev => vec!["--dev".to_owned()],
+            Self::Named(name) => vec!["--profile".to_owned(), name.clone()],
+        }
+    }
+
     fn directory_name(&self) -> String {
         match self {
             Self::Default => ".openclaw".to_owned(),

@@ -40,6 +40,7 @@ use crate::nodes::Declared;
 use crate::rpc::dispatch::{Params, Routed, Router};
 use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
+use crate::secret::SecretHash;
 use crate::shutdown::Shutdown;
 use crate::system::journal::plain;
 use crate::tailscale::{LocalApi, localapi};
@@ -240,7 +241,10 @@ impl Admission {
                         self.count_refusal(identity.label());
                         tracing::info!(peer = %socket.peer, reason = identity.label(), "a Tailscale identity did not serve");
                     }
-                    let error = refusal.to_rpc_error();
+                    let mut error = refusal.to_rpc_error();
+                    if matches!(refusal.reason, Denied::TokenMismatch | Denied::PasswordMismatch) {
+                        self.name_the_secret(&params, &mut error);
+                    }
                     let code = refusal.reason.close_code();
                     return Err(Refused { reason: String::new(), error, code });
                 }
@@ -272,6 +276,24 @@ impl Admission {
         }
         self.deny(&socket, "approval_changing");
         Err(refused(RpcError::unavailable("the device's approval keeps changing; try again").retryable(true)))
+    }
+
+    /// Says to both sides of a mismatch where this side has its secret from. The fingerprints go to the log alone: they
+    /// let who reads both sides compare, and nobody guess.
+    fn name_the_secret(&self, params: &ConnectParams, error: &mut RpcError) {
+        let policy = self.policy.load();
+        let Some(source) = policy.secret_source.as_deref() else { return };
+        if let Some(details) = error.details.as_mut() {
+            details["secretSource"] = source.into();
+        }
+        let fingerprint = |hash: &SecretHash| hash.to_hex()[..8].to_owned();
+        let sent = params.auth.token.as_deref().or(params.auth.password.as_deref());
+        tracing::warn!(
+            source,
+            ours = policy.secret().map(fingerprint),
+            theirs = sent.map(|sent| fingerprint(&SecretHash::of(sent))),
+            "a client has another secret than this gateway"
+        );
     }
 
     /// Takes a client in that was granted entry; `None` when rights were taken back meanwhile, and it must be decided

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use crate::config::Paths;
 use crate::config::model::AuthMode;
-use crate::config::resolve::Start;
+use crate::config::resolve::{Credential, Start};
 use crate::net::descriptors::Descriptors;
 use crate::net::tls::Fingerprints;
 use crate::secret::Secret;
@@ -42,6 +42,11 @@ impl Announcement<'_> {
     }
 }
 
+/// Where a secret comes from, and what it can be compared with another by (`clawgate gateway explain`).
+fn origin(credential: Option<&Credential>) -> String {
+    credential.map_or_else(String::new, |it| format!("{} (fingerprint {})", it.source, it.secret.fingerprint()))
+}
+
 impl fmt::Display for Announcement<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Start { listen, auth, .. } = self.start;
@@ -58,12 +63,10 @@ impl fmt::Display for Announcement<'_> {
                 token.expose()
             )?,
             (AuthMode::Token, None) => {
-                let source = auth.token.as_ref().map(|token| token.source.to_string()).unwrap_or_default();
-                writeln!(f, "  auth    token, from {source}")?;
+                writeln!(f, "  auth    token, from {}", origin(auth.token.as_ref()))?;
             }
             (AuthMode::Password, _) => {
-                let source = auth.password.as_ref().map(|password| password.source.to_string()).unwrap_or_default();
-                writeln!(f, "  auth    password, from {source}")?;
+                writeln!(f, "  auth    password, from {}", origin(auth.password.as_ref()))?;
             }
             (AuthMode::TrustedProxy, _) => writeln!(f, "  auth    trusted-proxy")?,
             (AuthMode::None, _) => writeln!(f, "  auth    none: every program on this machine is let in")?,

@@ -43,6 +43,15 @@ pub(super) fn policy(config: &Config, auth: &ServerAuth, generated: Option<&Secr
     };
     let networks = |list: &[ipnet::IpNet]| list.iter().copied().collect::<AddressList>();
     let mut policy = Policy::new(FIRST, mode);
+    let given = match auth.mode {
+        ConfiguredMode::Token => auth.token.as_ref(),
+        _ => auth.password.as_ref(),
+    };
+    policy.secret_source = match (given, generated) {
+        (Some(credential), _) => Some(credential.source.to_string().into()),
+        (None, Some(_)) => Some("the token it made for this run".into()),
+        (None, None) => None,
+    };
     policy.ingress.trusted_proxies = networks(&gateway.trusted_proxies);
     policy.ingress.real_ip_fallback = gateway.allow_real_ip_fallback;
     policy.ingress.tailscale_on_main = gateway.auth.allow_tailscale == Some(true);

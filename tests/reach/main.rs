@@ -1,0 +1,13 @@
+//! How the command line reaches a gateway from elsewhere: which one and with what, over TLS, through a tunnel. The
+//! built program, real files, real sockets.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and says why")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod explain;
+mod front;
+mod service;
+mod tls;
+mod tunnel;
