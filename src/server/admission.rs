@@ -141,6 +141,13 @@ impl Admission {
         (auth::authorize(&evidence, &policy, &self.limits, now), verdict)
     }
 
+    /// The address to write down for a client that was not let in: behind a proxy that is believed, not the proxy's.
+    fn client_address(&self, socket: &Socket) -> Option<IpAddr> {
+        let lines = header_lines(&socket.head);
+        let policy = self.policy.load();
+        Verdict::of(socket.peer.ip(), HeaderView::new(&lines), Listener::Main, &policy.ingress).client()
+    }
+
     async fn admit(self: Arc<Self>, socket: Socket, params: ConnectParams) -> Result<Accepted, Refused> {
         let protocol = params.negotiate().ok_or_else(|| protocol_mismatch(&params))?;
         let mut token = None;
@@ -442,7 +449,10 @@ impl Service for Admission {
                 self.preauth.fetch_sub(1, Ordering::Relaxed);
                 let peer = socket.map(|socket| socket.peer.to_string()).unwrap_or_default();
                 match end.by {
-                    EndedBy::Gateway => tracing::info!(peer, code = end.code, reason, "client refused"),
+                    EndedBy::Gateway => {
+                        let from = socket.and_then(|socket| self.client_address(socket));
+                        tracing::info!(peer, ?from, code = end.code, reason, "client refused");
+                    }
                     EndedBy::Client | EndedBy::Transport => tracing::debug!(peer, reason, "left before connecting"),
                 }
             }
