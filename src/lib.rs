@@ -34,6 +34,8 @@ pub mod clock;
 pub mod config;
 pub mod conn;
 pub mod devices;
+#[cfg(feature = "internals")]
+pub mod fuzz;
 pub mod http;
 pub mod hub;
 pub mod id;

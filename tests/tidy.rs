@@ -61,6 +61,7 @@ static LAYERS: [Layer; 6] = [
     // The composition sees everything; that is what it is for.
     Layer { name: "5 composition", pure: false, rooms: &[
         Room("methods", "*"),
+        Room("fuzz", "*"),
         Room("server", "*"),
         Room("cli", "*"),
         Room("main", "*"),

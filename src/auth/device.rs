@@ -220,8 +220,8 @@ impl SignedFields<'_> {
         format!("{version}|{device_id}|{client_id}|{client_mode}|{role}|{scopes}|{signed_at_ms}|{token}|{nonce}")
     }
 
-    /// The first field that holds what would make the line ambiguous.
-    fn ambiguous(&self) -> Option<&'static str> {
+    /// The first field that holds what would make the line ambiguous; such a line is never verified.
+    pub fn ambiguous(&self) -> Option<&'static str> {
         let fields = [
             ("device.id", self.device_id),
             ("client.id", self.client_id),

@@ -172,6 +172,7 @@ impl ConnectParams {
             let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
             refuse(if path == "." { what.to_owned() } else { format!("at {path}: {what}") })
         })?;
+        parser.end().map_err(|_| refuse("something follows the object".to_owned()))?;
         params.check().map_err(|(path, what)| refuse(format!("at {path}: {what}")))?;
         Ok(params)
     }

@@ -11,6 +11,7 @@ use hyper::Response;
 
 use super::Answer;
 use super::reject::{self, Reject};
+use crate::address;
 use crate::ws::accept::accept_for;
 
 /// Exactly one Host header, made only of characters a host and port have (RFC 9112, section 3.2).
@@ -37,7 +38,10 @@ fn is_host(host: &[u8]) -> bool {
             (&host[..end], &host[end..], |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
         }
     };
-    let port = rest.is_empty() || (rest[0] == b':' && rest.len() > 1 && rest[1..].iter().all(u8::is_ascii_digit));
+    let port = match rest.strip_prefix(b":") {
+        Some(digits) => str::from_utf8(digits).ok().and_then(address::port).is_some(),
+        None => rest.is_empty(),
+    };
     host.len() <= 300 && !name.is_empty() && name.iter().all(allowed) && port
 }
 
@@ -160,7 +164,21 @@ mod tests {
         assert!(!host(&[]));
         assert!(!host(&[("host", "a"), ("host", "b")]));
         assert!(!host(&[("host", "localhost:18789@evil.com")]));
-        for text in ["", "[::1]evil.com", "[::1", "::1", "a]", "[]", "a:", "a:b", "a:1:2", ":80", "[::1%eth0]", "a b"] {
+        for text in [
+            "",
+            "[::1]evil.com",
+            "[::1",
+            "::1",
+            "a]",
+            "[]",
+            "a:",
+            "a:b",
+            "a:1:2",
+            "a:65536",
+            ":80",
+            "[::1%eth0]",
+            "a b",
+        ] {
             assert!(!host(&[("host", text)]), "{text}");
         }
     }
