@@ -41,6 +41,7 @@ pub mod limits;
 pub mod methods;
 pub mod net;
 pub mod nodes;
+pub mod outgoing;
 pub mod rpc;
 pub mod secret;
 pub mod server;

@@ -7,6 +7,8 @@
 //!
 //! Start at [`decode`]; `Reader` has one method a kind of value.
 
+mod flow;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -137,7 +139,13 @@ impl<'a> Reader<'a> {
         let own = ["plugins", "entries", "clawgate", "config", "limits"]
             .iter()
             .fold(root.clone(), |section, key| self.section(&section, key));
-        Config { gateway: self.gateway(&gateway), logging: self.logging(&logging), secrets, limits: self.limits(&own) }
+        Config {
+            gateway: self.gateway(&gateway),
+            logging: self.logging(&logging),
+            flow: self.flow(&root),
+            secrets,
+            limits: self.limits(&own),
+        }
     }
 
     fn gateway(&mut self, s: &Section<'a>) -> Gateway {
