@@ -27,7 +27,9 @@
 //! `docs/architecture.md` has the reasons.
 
 pub mod address;
+pub mod agent;
 pub mod auth;
+pub mod channels;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -45,6 +47,7 @@ pub mod outgoing;
 pub mod rpc;
 pub mod secret;
 pub mod server;
+pub mod sessions;
 pub mod shutdown;
 pub mod store;
 pub mod system;

@@ -20,7 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle connections kept for one host.
 const IDLE_PER_HOST: usize = 8;
 /// How long they are kept.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Why a request has no whole answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,8 +73,8 @@ impl Outgoing {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_PER_HOST)
-            // A request that met a stale connection may have been seen: whether to repeat it is its sender's decision.
-            .retry_canceled_requests(false)
+            // Only a request of which not a byte was written, because its idle connection had just been closed.
+            .retry_canceled_requests(true)
             .build(connector);
         Self { client }
     }

@@ -837,7 +837,7 @@ mod tests {
     #[test]
     fn keys_of_others_are_never_an_error() {
         config(
-            "{gateway: {frob: [], auth: {x: 1}, nodes: {browser: 5}}, agents: 'anything', ui: null, plugins: {entries: {other: 1}}}",
+            "{gateway: {frob: [], auth: {x: 1}, nodes: {browser: 5}}, cron: 'anything', ui: null, plugins: {entries: {other: 1}}}",
         );
     }
 

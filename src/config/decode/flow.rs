@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::flow::{
-    Agents, Api, DmPolicy, DmScope, Flow, Group, GroupPolicy, Model, Models, Provider, Telegram,
-};
+use super::super::flow::{Agents, Api, DmPolicy, DmScope, Flow, Group, GroupPolicy, Model, Models, Provider, Telegram};
 use super::super::key_path::KeyPath;
 use super::super::keyword::Keyword as _;
 use super::super::raw::{Node, Value};
@@ -43,21 +41,22 @@ impl<'a> Reader<'a> {
     fn model_provider(&mut self, s: &Section<'a>) -> Option<Provider> {
         let base_url = self.parsed(s, "baseUrl", base_url);
         let api_key = self.secret(s, "apiKey");
-        let api = match s.get("api") {
-            None => Some(Api::OpenAiCompletions),
-            Some(node) => {
-                let word = self.text(s, "api")?;
-                let api = Api::parse(&word);
-                if api.is_none() {
-                    // The incumbent knows more wires than this gateway: its file stays good.
-                    self.notice(s.path.key("api"), node, format!(
+        let api =
+            match s.get("api") {
+                None => Some(Api::OpenAiCompletions),
+                Some(node) => {
+                    let word = self.text(s, "api")?;
+                    let api = Api::parse(&word);
+                    if api.is_none() {
+                        // The incumbent knows more wires than this gateway: its file stays good.
+                        self.notice(s.path.key("api"), node, format!(
                         "is {word:?}, a wire this gateway does not speak (it speaks {}); the provider is left out",
                         Api::WORDS.join(", "),
                     ));
+                    }
+                    api
                 }
-                api
-            }
-        };
+            };
         let models = self.objects(s, "models");
         let models = models.iter().filter_map(|section| self.model(section)).collect();
         let (Some(base_url), Some(api)) = (base_url, api) else {
