@@ -27,7 +27,9 @@
 //! `docs/architecture.md` has the reasons.
 
 pub mod address;
+pub mod agent;
 pub mod auth;
+pub mod channels;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -43,10 +45,12 @@ pub mod limits;
 pub mod methods;
 pub mod net;
 pub mod nodes;
+pub mod outgoing;
 mod private_file;
 pub mod rpc;
 pub mod secret;
 pub mod server;
+pub mod sessions;
 pub mod shutdown;
 pub mod store;
 pub mod system;

@@ -22,6 +22,14 @@ where
     tokio::spawn(Tracked::new(name, future))
 }
 
+/// Runs `future` on another runtime than the current one: work that the threads which carry frames are not for.
+pub fn spawn_on<F>(runtime: &tokio::runtime::Handle, name: &'static str, future: F) -> tokio::task::JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    runtime.spawn(Tracked::new(name, future))
+}
+
 /// Tasks that have not ended.
 pub fn running() -> usize {
     RUNNING.load(Ordering::Relaxed)

@@ -32,6 +32,14 @@ static LAYERS: [Layer; 6] = [
         Room("devices::pairing", "auth devices::record"),
         Room("nodes::policy", ""),
         Room("nodes::surface", "nodes::policy"),
+        Room("sessions::message", ""),
+        Room("sessions::key", "config"),
+        Room("agent::context", "sessions::message"),
+        Room("agent::providers::sse", ""),
+        Room("agent::providers::reply", "sessions::message"),
+        Room("channels::pairing", ""),
+        Room("channels::telegram::update", "config sessions::key"),
+        Room("channels::telegram::text", ""),
     ]},
     Layer { name: "2 adapters", pure: false, rooms: &[
         Room("shutdown", ""),
@@ -42,6 +50,8 @@ static LAYERS: [Layer; 6] = [
         Room("net", "config private_file shutdown task net::stream"),
         Room("tailscale", "shutdown task"),
         Room("store", ""),
+        Room("outgoing", ""),
+        Room("agent::providers", "outgoing config sessions::message agent::providers::sse agent::providers::reply"),
         Room("config::load", "config"),
         Room("config::snapshot", "config config::load"),
         Room("client", "private_file ws auth config config::load task"),
@@ -57,6 +67,9 @@ static LAYERS: [Layer; 6] = [
         Room("system", "store task hub rpc::dispatch"),
         Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing"),
         Room("nodes", "auth store task hub hub::outbox rpc::dispatch devices devices::record devices::pairing nodes::policy nodes::surface"),
+        Room("sessions", "auth store task hub hub::outbox rpc::dispatch sessions::message sessions::key"),
+        Room("agent", "store task outgoing hub rpc::dispatch sessions sessions::message sessions::key nodes agent::context agent::providers agent::providers::reply"),
+        Room("channels", "store task outgoing config system rpc::dispatch sessions sessions::message sessions::key agent channels::pairing channels::telegram::update channels::telegram::text"),
     ]},
     // The composition sees everything; that is what it is for.
     Layer { name: "5 composition", pure: false, rooms: &[

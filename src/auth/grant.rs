@@ -1,14 +1,14 @@
 //! The permit: what someone who was let in may do.
 //!
-//! A [`Grant`] is made by [`super::authorize`] and by nothing else. Everything behind the door takes one, so
-//! forgetting the check does not compile.
+//! A [`Grant`] is made by [`super::authorize`] and by nothing else, but for the one of the gateway's own agent.
+//! Everything behind the door takes one, so forgetting the check does not compile.
 
 use std::fmt;
 
 use super::device::{DeviceId, DeviceKey};
 use super::ingress::Verdict;
 use super::standing::Page;
-use crate::rpc::scope::{Role, ScopeSet};
+use crate::rpc::scope::{Role, Scope, ScopeSet};
 
 /// What proved a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +50,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// The right to be connected, in a role, with scopes. Only [`super::authorize`] makes one.
+/// The right to be connected, in a role, with scopes. Only [`super::authorize`] makes one for a client.
 #[derive(Clone, Debug)]
 pub struct Grant {
     pub(super) role: Role,
@@ -134,6 +134,27 @@ impl Grant {
     /// longer the current one must be looked at again.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The gateway's own agent: what an operator with `operator.write` may do, and nothing that needs more. The one
+    /// grant that no caller can get.
+    pub fn for_agent() -> Self {
+        Self {
+            role: Role::Operator,
+            scopes: ScopeSet::EMPTY.with(Scope::Write),
+            method: Method::None,
+            user: Some("agent".into()),
+            device: None,
+            paired: false,
+            platform: Box::default(),
+            device_family: Box::default(),
+            issues_device_token: false,
+            verdict: Verdict::DirectLocal,
+            generation: 0,
+            page: None,
+            lent: ScopeSet::EMPTY,
+            insecure_ui: false,
+        }
     }
 
     /// A grant for tests of what lies behind the door.

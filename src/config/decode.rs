@@ -7,6 +7,8 @@
 //!
 //! Start at [`decode`]; `Reader` has one method a kind of value.
 
+mod flow;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -144,6 +146,7 @@ impl<'a> Reader<'a> {
         Config {
             gateway: self.gateway(&gateway),
             logging: self.logging(&logging),
+            flow: self.flow(&root),
             secrets,
             limits: self.limits(&limits),
             tailscale: self.tailscale(&tailscale),
@@ -886,7 +889,7 @@ mod tests {
     #[test]
     fn keys_of_others_are_never_an_error() {
         config(
-            "{gateway: {frob: [], auth: {x: 1}, nodes: {browser: 5}}, agents: 'anything', ui: null, plugins: {entries: {other: 1}}}",
+            "{gateway: {frob: [], auth: {x: 1}, nodes: {browser: 5}}, cron: 'anything', ui: null, plugins: {entries: {other: 1}}}",
         );
     }
 

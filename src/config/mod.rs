@@ -16,6 +16,7 @@ pub mod decode;
 pub mod edit;
 pub mod environment;
 pub mod fingerprint;
+pub mod flow;
 #[cfg(any(test, feature = "internals"))]
 pub mod fuzz;
 pub mod key_path;

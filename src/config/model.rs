@@ -145,6 +145,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// `logging`.
     pub logging: Logging,
+    /// The agent and its channels.
+    pub flow: super::flow::Flow,
     /// `secrets`: where SecretRefs lead.
     pub secrets: SecretProviders,
     /// `plugins.entries.clawgate.config.limits`.

@@ -186,6 +186,14 @@ impl Hub {
         connection
     }
 
+    /// A connection without a socket, for calls that the gateway makes itself. It is in no list; what is sent to it
+    /// waits in its outbox for whoever made it.
+    pub fn internal(&self, grant: Grant, client: Client, now: UnixMs) -> Arc<Connection> {
+        let outbox = Outbox::new(self.0.outbox_bytes, Arc::clone(&self.0.budget));
+        let (id, pulse) = (self.next_id(), Pulse::new(monotonic_s()));
+        Arc::new(Connection { id, grant, client, remote_ip: None, connected_at: now, outbox, pulse })
+    }
+
     /// Forgets a connection that has ended.
     pub fn unregister(&self, id: ConnId) {
         let removed = self.write(id).remove(&id);

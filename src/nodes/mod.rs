@@ -14,6 +14,7 @@
 //!
 //! The domain knows the hub, the store and the devices. It does not know sockets, nor what a command does.
 
+mod call;
 mod deadline;
 mod events;
 mod guard;
@@ -37,6 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use serde_json::json;
 
+pub use call::Callable;
 pub use record::SCHEMA;
 
 use crate::auth::DeviceId;

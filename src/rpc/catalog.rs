@@ -52,6 +52,8 @@ pub enum Audience {
     ReadersAndNodes,
     /// Nobody by broadcast: it is sent to one connection at a time.
     Targeted,
+    /// Nobody by broadcast: it is sent to operators who follow what it is about.
+    Followers,
 }
 
 impl Audience {
@@ -62,7 +64,7 @@ impl Audience {
             (Self::Operators, Role::Operator) => true,
             (Self::Holders(scope), Role::Operator) => scopes.covers(scope),
             (Self::ReadersAndNodes, Role::Operator) => scopes.covers(Scope::Read),
-            (Self::Targeted, _) | (_, Role::Node) => false,
+            (Self::Targeted | Self::Followers, _) | (_, Role::Node) => false,
         }
     }
 }
@@ -129,6 +131,24 @@ events! {
     NODE_HOST_STATS = "node.hostStats", Audience::Holders(Scope::Read), Droppable;
     /// A node's user is active, or not.
     NODE_PRESENCE = "node.presence", Audience::Holders(Scope::Read), Droppable;
+    /// What the model of a run has said since the last one: `state: "delta"`. The next one, or the end, says it again.
+    CHAT_DELTA = "chat", Audience::Followers, Droppable;
+    /// How a run ended: `final`, `aborted`, `error`.
+    CHAT = "chat", Audience::Holders(Scope::Read), Kept;
+    /// What a run says or does, by stream; to those who have its session open.
+    AGENT = "agent", Audience::Followers, Droppable;
+    /// A run begins or ends.
+    AGENT_LIFECYCLE = "agent", Audience::Holders(Scope::Read), Kept;
+    /// The list of sessions changed; to those who follow it.
+    SESSIONS_CHANGED = "sessions.changed", Audience::Followers, Kept;
+    /// A message was appended; to those who follow its session.
+    SESSION_MESSAGE = "session.message", Audience::Followers, Kept;
+    /// A tool of a run begins or ends; to those who follow its session.
+    SESSION_TOOL = "session.tool", Audience::Followers, Kept;
+    /// A command waits for a person's approval.
+    EXEC_APPROVAL_REQUESTED = "exec.approval.requested", Audience::Holders(Scope::Approvals), Kept;
+    /// It was approved, denied, or has lapsed.
+    EXEC_APPROVAL_RESOLVED = "exec.approval.resolved", Audience::Holders(Scope::Approvals), Kept;
     /// Wake words changed; nodes listen for them.
     VOICEWAKE_CHANGED = "voicewake.changed", Audience::ReadersAndNodes, Kept;
 }

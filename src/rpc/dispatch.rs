@@ -126,6 +126,18 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
+    /// A call that the gateway makes itself, past the router: `caller` has no socket, and what is answered later
+    /// goes to its outbox.
+    pub const fn internal(
+        caller: &'a Arc<Connection>,
+        method: &'static str,
+        params: Raw<'a>,
+        now: UnixMs,
+        out: &'a mut Vec<u8>,
+    ) -> Self {
+        Self { caller, method, id: "\"internal\"", params: Params::new(Some(params)), now, out }
+    }
+
     /// Who calls.
     pub const fn caller(&self) -> &'a Arc<Connection> {
         self.caller
@@ -234,6 +246,17 @@ impl Responder {
     /// Who called.
     pub const fn caller(&self) -> &Arc<Connection> {
         &self.caller
+    }
+
+    /// Says `payload` to a caller that waits for more: a response under the same id, of which another one follows.
+    pub fn interim(&self, payload: &impl Serialize) -> Pushed {
+        let json = crate::hub::registry::encode(payload);
+        let mut out = Vec::with_capacity(json.len() + self.id.len() + 48);
+        let _: Result<(), RpcError> = write_ok(&mut out, &self.id, |out| {
+            out.extend_from_slice(&json);
+            Ok(())
+        });
+        self.caller.outbox.push_text(out)
     }
 
     /// Answers with `payload`.

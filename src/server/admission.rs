@@ -361,6 +361,7 @@ impl Admission {
     fn forget(&self, connection: &Connection) {
         // Of an operator it has the calls that wait for a node.
         self.domains.nodes.disconnected(connection);
+        self.domains.sessions.disconnected(connection);
         self.hub.unregister(connection.id);
     }
 }

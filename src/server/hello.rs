@@ -2,6 +2,7 @@
 //!
 //! Shape: the wire's `HelloOk`. What is the same for every client of a role is encoded once at start.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::json;
@@ -98,8 +99,9 @@ impl Hello {
 fn features(router: &Router, role: Role) -> String {
     let seen = |event: &&&Event| match event.audience {
         Audience::Everyone | Audience::ReadersAndNodes | Audience::Targeted => true,
-        Audience::Operators | Audience::Holders(_) => role == Role::Operator,
+        Audience::Operators | Audience::Holders(_) | Audience::Followers => role == Role::Operator,
     };
-    let events: Vec<_> = EVENTS.iter().filter(seen).map(|event| event.name).collect();
+    // One name may stand for events of several kinds.
+    let events: BTreeSet<_> = EVENTS.iter().filter(seen).map(|event| event.name).collect();
     json!({"methods": router.names(role), "events": events, "capabilities": []}).to_string()
 }

@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod announce;
+mod background;
 pub mod hello;
 pub mod lock;
 pub mod logging;
@@ -21,13 +22,16 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::agent::{self, Agent};
 use crate::auth::RateLimits;
 use crate::auth::ingress::Listener;
+use crate::channels::{self, Channels};
 use crate::client::run_token;
 use crate::clock::{UnixMs, monotonic_s};
 use crate::config::load::{FilesAndCommands, Loaded, host_facts};
 use crate::config::model::{ConsoleStyle, LogLevel, TailscaleMode};
 use crate::config::resolve::{self, Flags, Start};
+use crate::config::secret_ref::SecretReader;
 use crate::config::snapshot::{RevisionKey, snapshot};
 use crate::config::{Config, Paths, Profile};
 use crate::devices::{self, Devices};
@@ -40,8 +44,10 @@ use crate::net::preauth::{Bounds, Preauth};
 use crate::net::tls::Tls;
 use crate::net::{accept, bind, descriptors, tls, workers};
 use crate::nodes::{self, Nodes};
+use crate::outgoing::Outgoing;
 use crate::rpc::catalog::Event;
 use crate::secret::Secret;
+use crate::sessions::{self, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::system::identity::{self, Identity};
@@ -62,6 +68,8 @@ use reload::{Reload, Seen};
 const PRESENCE_PAUSE: Duration = Duration::from_millis(100);
 /// Interval of the beat: one slot of the wheel.
 const BEAT: Duration = Duration::from_secs(1);
+/// How often what is long done is forgotten.
+const TEND: Duration = Duration::from_secs(6 * 3600);
 
 /// What the gateway is started with.
 #[derive(Debug)]
@@ -159,7 +167,25 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let now = UnixMs::now();
         let devices = Devices::open(store.clone(), hub.clone(), now)?;
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;
-        let domains = Domains { system: System::new(facts, hub.clone()), devices, nodes };
+        // A file of its own: looking for a word in a year of talk is nothing that a pairing should wait for.
+        let schemas = [sessions::SCHEMA, agent::SCHEMA, channels::SCHEMA];
+        let talk = Store::open(&paths.state_dir.join("sessions.sqlite"), &schemas)?;
+        let background = background::Background::start()?;
+        let secrets = SecretReader { providers: &config.secrets, environment: &environment, access: &access };
+        let outgoing = Outgoing::new();
+        let sessions = Sessions::open(talk.clone(), hub.clone())?;
+        let agent = Agent::new(
+            talk.clone(),
+            sessions.clone(),
+            nodes.clone(),
+            outgoing.clone(),
+            policy::agent(&config, &secrets),
+            background.handle(),
+        );
+        let telegram = policy::telegram(&config, &secrets, &outgoing);
+        let channels = Channels::new(talk.clone(), agent.clone(), background.handle(), telegram);
+        let system = System::new(facts, hub.clone());
+        let domains = Domains { system, devices, nodes, sessions, agent, channels };
         let router = methods::router(&domains);
         let policy = policy::policy(&config, &start.auth, generated.as_ref());
         let limits = RateLimits::new(policy::rate_limits(&config));
@@ -202,6 +228,9 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         task::spawn("presence", broadcast_presence(hub.clone()));
         task::spawn("devices", domains.devices.clone().run());
         task::spawn("nodes", domains.nodes.clone().run());
+        domains.agent.resume()?;
+        domains.channels.start().await?;
+        task::spawn("tend", tend(domains.clone()));
         for notice in &notices {
             tracing::warn!("{}:{notice}", paths.config_file.display());
         }
@@ -217,7 +246,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             system: domains.system.clone(),
             tls: tls.clone(),
             running: config,
-            seen: Seen { source, environment, mode, fault: None, tls_fault: None },
+            seen: Seen { source, environment: environment.clone(), mode, fault: None, tls_fault: None },
         };
         task::spawn("reload", reload.run(signal(SignalKind::hangup())?, shutdown.clone()));
         let mut signals = StopSignals::listen()?;
@@ -232,6 +261,9 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             // It ends by the shutdown; what is waited for is that Tailscale has taken the route away.
             let _ = held.await;
         }
+        // What a run still does is taken up again by the next start: its state is on disk.
+        background.stop();
+        talk.close().await;
         store.close().await;
         Ok(left)
     })
@@ -310,6 +342,20 @@ async fn beat(hub: Hub) {
         interval.tick().await;
         let tick = Arc::new(EncodedEvent::new(Event::TICK, &encode(&json!({"ts": UnixMs::now()})), None));
         hub.beat(slot, &tick, monotonic_s());
+    }
+}
+
+/// Forgets what is long done, once a while.
+async fn tend(domains: Domains) {
+    let mut interval = tokio::time::interval(TEND);
+    loop {
+        interval.tick().await;
+        let now = UnixMs::now();
+        let (sessions, agent, channels) =
+            (domains.sessions.tend(now).await, domains.agent.tend(now).await, domains.channels.tend(now).await);
+        if let Err(error) = sessions.and(agent).and(channels) {
+            tracing::warn!(%error, "what is long done was not deleted");
+        }
     }
 }
 

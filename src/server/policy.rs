@@ -3,15 +3,19 @@
 use std::net::IpAddr;
 
 use crate::address::AddressList;
+use crate::agent::{self, providers::Endpoint};
 use crate::auth::origin::OriginPolicy;
 use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::trusted_proxy::TrustedProxy;
 use crate::auth::{AuthMode, Policy};
+use crate::channels::telegram;
 use crate::config::model::{AuthMode as ConfiguredMode, Tls};
 use crate::config::resolve::{Credential, ServerAuth, Start};
+use crate::config::secret_ref::SecretReader;
 use crate::config::{Config, Paths};
 use crate::net::tls::Files;
 use crate::nodes::NodePolicy;
+use crate::outgoing::Outgoing;
 use crate::rpc::scope::ScopeSet;
 use crate::secret::{Secret, SecretHash};
 
@@ -124,6 +128,60 @@ pub(super) fn tls_names(start: &Start) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
+}
+
+/// The models and limits of the agent. A provider whose key can't be had is left out, with a word in the log.
+pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> agent::Settings {
+    let flow = &config.flow;
+    let mut models = Vec::new();
+    for (id, provider) in &flow.models.providers {
+        let key = match provider.api_key.as_ref().map(|key| secrets.read(key)).transpose() {
+            Ok(key) => key,
+            Err(error) => {
+                tracing::error!("models.providers.{id}.apiKey cannot be resolved, so its models are left out: {error}");
+                continue;
+            }
+        };
+        models.extend(provider.models.iter().map(|model| Endpoint {
+            provider: id.clone(),
+            api: provider.api,
+            base_url: provider.base_url.clone(),
+            key: key.clone(),
+            model: model.clone(),
+        }));
+    }
+    let place = |name: &String| {
+        let is_it = |endpoint: &Endpoint| *name == format!("{}/{}", endpoint.provider, endpoint.model.id);
+        let found = models.iter().position(is_it);
+        if found.is_none() {
+            tracing::warn!("agents.defaults.model: there is no model {name:?} in models.providers");
+        }
+        found
+    };
+    let mut order: Vec<usize> = flow.agents.primary.iter().chain(&flow.agents.fallbacks).filter_map(place).collect();
+    // With nothing said, the first model there is.
+    if flow.agents.primary.is_none() && order.is_empty() && !models.is_empty() {
+        order.push(0);
+    }
+    agent::Settings { models, order, timeout: flow.agents.timeout }
+}
+
+/// The Telegram account, or why there is none although one is configured.
+pub(super) fn telegram(
+    config: &Config,
+    secrets: &SecretReader<'_>,
+    outgoing: &Outgoing,
+) -> Option<Result<telegram::Account, String>> {
+    let settings = config.flow.telegram.clone()?;
+    let token = match &settings.bot_token {
+        Some(token) => {
+            secrets.read(token).map_err(|error| format!("channels.telegram.botToken cannot be resolved: {error}"))
+        }
+        None if settings.enabled => Err("channels.telegram is enabled and has no botToken".to_owned()),
+        None => return None,
+    };
+    let dm_scope = config.flow.dm_scope;
+    Some(token.map(|token| telegram::Account::new(settings, dm_scope, token, outgoing.clone())))
 }
 
 /// Name of the machine.

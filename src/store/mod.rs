@@ -145,6 +145,27 @@ impl Store {
         Ok(answer.recv().map_err(|_| StoreError::Abandoned)??)
     }
 
+    /// Reads on the writer's thread, between two transactions: for queries that are small and bounded, because writes
+    /// wait for them. Sees everything that was acknowledged before the call.
+    ///
+    /// # Errors
+    /// What `read` returns; [`StoreError::Abandoned`] when the store is closed.
+    ///
+    /// # Cancel safety
+    /// Dropped, the read may happen all the same.
+    pub async fn read<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let look = move |db: &Connection| {
+            let _ = reply.send(read(db));
+        };
+        self.queue.send(Ask::Load(Box::new(look))).await.map_err(|_| StoreError::Abandoned)?;
+        Ok(answer.await.map_err(|_| StoreError::Abandoned)??)
+    }
+
     /// Carries out what is queued and closes the file; later writes fail. Another process may open it then.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();

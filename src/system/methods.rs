@@ -14,7 +14,6 @@ use crate::rpc::error::RpcError;
 pub const METHODS: &[Method<System>] = &[
     Method { name: "health", handler: health },
     Method { name: "status", handler: status },
-    Method { name: "channels.status", handler: channels_status },
     Method { name: "system-presence", handler: system_presence },
     Method { name: "system-event", handler: system_event },
     Method { name: "gateway.identity.get", handler: identity },
@@ -49,20 +48,6 @@ fn status(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
     }
     call.params::<Params>()?;
     call.answer(&system.status())
-}
-
-fn channels_status(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase", deny_unknown_fields)]
-    #[expect(dead_code, reason = "there are no channels to probe yet; the types are checked all the same")]
-    struct Params {
-        probe: Option<bool>,
-        timeout_ms: Option<u64>,
-        channel: Option<String>,
-    }
-    call.params::<Params>()?;
-    let now = call.now();
-    call.answer(&system.channels(now))
 }
 
 fn system_presence(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {

@@ -64,21 +64,6 @@ impl System {
             },
         })
     }
-
-    /// `channels.status`: this gateway has no channels yet, and says so.
-    pub fn channels(&self, now: UnixMs) -> Value {
-        json!({
-            "ts": now,
-            "channelOrder": [],
-            "channelLabels": {},
-            "channelDetailLabels": {},
-            "channelSystemImages": {},
-            "channelMeta": [],
-            "channels": {},
-            "channelAccounts": {},
-            "channelDefaultAccountId": {},
-        })
-    }
 }
 
 /// `health` behind its time.

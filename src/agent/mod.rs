@@ -1,0 +1,364 @@
+//! The agent: runs, one at a time a session, that ask a model, call its tools, and answer.
+//!
+//! The handle is [`Agent`]. Everything here happens on a runtime of its own, so that a slow model is nothing to the
+//! threads that carry frames. What a run needs to go on after a crash is on disk before anybody is told of it:
+//!
+//! | step | stored | after a crash |
+//! |---|---|---|
+//! | taken in | `runs` (with the channel's offset, in one transaction) | it runs |
+//! | begins | its message in the transcript, state `running` | it goes on from the transcript |
+//! | the model answered | the answer in the transcript | not asked again; without it the model is asked again |
+//! | a tool is called | the call, as part of the answer, *before* it is made | never made twice: it is answered with "may have run" |
+//! | the tool answered | its result in the transcript | it goes on |
+//! | the end | last answer, state, and what is to be sent, in one transaction | the channel sends |
+//!
+//! So a tool is called at most once, a model at least once, and a run ends exactly once.
+//!
+//! Where to start reading: [`run`] (a run from beginning to end), [`context`], [`tools`], [`providers`], [`record`].
+
+pub mod context;
+pub mod methods;
+pub mod providers;
+pub mod record;
+mod run;
+#[cfg(test)]
+mod tests;
+pub mod tools;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+pub use record::{Asked, End, Outcome, Route, SCHEMA, Taken};
+
+use crate::clock::UnixMs;
+use crate::nodes::Nodes;
+use crate::outgoing::Outgoing;
+use crate::rpc::error::RpcError;
+use crate::sessions::key::SessionKey;
+use crate::sessions::{Origin, Sessions};
+use crate::store::{Change, Store, StoreError, Tx};
+use crate::task;
+use providers::Endpoint;
+
+/// Model calls of one run.
+pub const MAX_TURNS: u32 = 32;
+/// Tool calls of one run.
+pub const MAX_TOOL_CALLS: u32 = 96;
+/// Tokens of one run, read and written together, as its provider counts.
+pub const MAX_RUN_TOKENS: u64 = 4_000_000;
+
+/// What the operator has set for the agent.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Every configured model.
+    pub models: Vec<Endpoint>,
+    /// Which of them are asked, in this order: places in `models`.
+    pub order: Vec<usize>,
+    /// The longest run.
+    pub timeout: Duration,
+}
+
+/// A run that has not ended.
+#[derive(Debug)]
+struct Live {
+    id: String,
+    key: SessionKey,
+    origin: Origin,
+    asked: Asked,
+    /// Its message stands in the transcript already.
+    began: bool,
+    /// Why it is to stop.
+    stop: watch::Sender<Option<&'static str>>,
+    /// How it ended.
+    end: watch::Sender<Option<Outcome>>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    running: Option<Arc<Live>>,
+    waiting: VecDeque<Arc<Live>>,
+}
+
+#[derive(Debug, Default)]
+struct Lanes {
+    by_session: HashMap<SessionKey, Lane>,
+    by_id: HashMap<String, Arc<Live>>,
+}
+
+/// Takes down, inside the transaction that ends a run, what is to be sent to where it came from. What it returns is
+/// called when that is on disk.
+pub type Deliver =
+    dyn Fn(&Tx<'_>, &str, &Route, &Outcome, UnixMs) -> Result<Box<dyn FnOnce() + Send>, RpcError> + Send + Sync;
+
+/// Handle to the agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Agent(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    sessions: Sessions,
+    nodes: Nodes,
+    outgoing: Outgoing,
+    settings: Settings,
+    runtime: tokio::runtime::Handle,
+    lanes: Mutex<Lanes>,
+    /// Providers that rest after a failure, and until when.
+    resting: Mutex<HashMap<String, Instant>>,
+    deliver: OnceLock<Box<Deliver>>,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("open", &self.lanes().by_id.len()).finish_non_exhaustive()
+    }
+}
+
+/// What was taken in, to be started once it is on disk.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Whether it is new.
+    pub taken: Taken,
+    live: Option<Arc<Live>>,
+}
+
+impl Agent {
+    /// An agent that has not begun: [`Agent::resume`] starts what a former process left behind. `store` must have been
+    /// opened with the schemas of the sessions and of this domain.
+    pub fn new(
+        store: Store,
+        sessions: Sessions,
+        nodes: Nodes,
+        outgoing: Outgoing,
+        settings: Settings,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            sessions,
+            nodes,
+            outgoing,
+            settings,
+            runtime,
+            lanes: Mutex::default(),
+            resting: Mutex::default(),
+            deliver: OnceLock::new(),
+        }))
+    }
+
+    /// Says who takes answers to channels. Once, before [`Agent::resume`].
+    pub fn on_answer(&self, deliver: Box<Deliver>) {
+        // A second one would be a defect of the composition; the first stands.
+        let _ = self.0.deliver.set(deliver);
+    }
+
+    /// Goes on with the runs that had not ended when the process did. Blocks for the reading.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub fn resume(&self) -> Result<usize, StoreError> {
+        let open = self.0.store.load(record::open)?;
+        let count = open.len();
+        for run in open {
+            tracing::info!(run = %run.id, session = %run.session, running = run.running, "a run goes on after a restart");
+            self.start(Arc::new(Live::new(run.id, run.session, Origin::default(), run.asked, run.running)));
+        }
+        Ok(count)
+    }
+
+    /// Takes a run in, inside a transaction; [`Agent::begin`] it when that is on disk.
+    ///
+    /// # Errors
+    /// Too many wait; the id was used in another session; or it can't be written.
+    pub fn take_in(
+        &self,
+        tx: &Tx<'_>,
+        id: &str,
+        key: &SessionKey,
+        origin: Origin,
+        asked: Asked,
+        now: UnixMs,
+    ) -> Result<Accepted, RpcError> {
+        let taken = record::take_in(tx, id, key, &asked, now)?;
+        let live = (taken == Taken::New).then(|| Arc::new(Live::new(id.to_owned(), key.clone(), origin, asked, false)));
+        Ok(Accepted { taken, live })
+    }
+
+    /// Begins what was taken in. For [`Change::publish`].
+    pub fn begin(&self, accepted: Accepted) {
+        if let Some(live) = accepted.live {
+            self.start(live);
+        }
+    }
+
+    /// Takes a run in, in a transaction of its own, and begins it.
+    ///
+    /// # Errors
+    /// As [`Agent::take_in`].
+    pub async fn ask(
+        &self,
+        id: String,
+        key: SessionKey,
+        origin: Origin,
+        asked: Asked,
+        now: UnixMs,
+    ) -> Result<Taken, RpcError> {
+        let agent = self.clone();
+        self.0
+            .store
+            .write(move |tx| {
+                let accepted = agent.take_in(tx, &id, &key, origin, asked, now)?;
+                Ok::<_, RpcError>(Change::of(accepted.taken.clone()).publish(move || agent.begin(accepted)))
+            })
+            .await
+    }
+
+    /// Waits for the end of a run; `None` when it does not end within `within`, or there is no such run.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn wait(&self, id: &str, within: Duration) -> Result<Option<Outcome>, RpcError> {
+        let live = self.lanes().by_id.get(id).cloned();
+        if let Some(live) = live {
+            let mut end = live.end.subscribe();
+            let ended = tokio::time::timeout(within, end.wait_for(Option::is_some)).await;
+            return Ok(ended.ok().and_then(Result::ok).and_then(|end| end.clone()));
+        }
+        let id = id.to_owned();
+        Ok(match self.0.store.read(move |db| record::find(db, &id)).await? {
+            Some(Taken::Ended(outcome)) => Some(outcome),
+            _ => None,
+        })
+    }
+
+    /// Whether there is a run of this id that has not ended.
+    pub fn is_open(&self, id: &str) -> bool {
+        self.lanes().by_id.contains_key(id)
+    }
+
+    /// Stops a run, or all runs of a session, at once: also those that wait. Returns the ids of those that were stopped.
+    pub fn stop(&self, key: &SessionKey, id: Option<&str>, why: &'static str) -> Vec<String> {
+        let lanes = self.lanes();
+        let Some(lane) = lanes.by_session.get(key) else { return Vec::new() };
+        let mut stopped = Vec::new();
+        for live in lane.running.iter().chain(&lane.waiting) {
+            if id.is_none_or(|id| id == live.id) {
+                live.stop.send_replace(Some(why));
+                stopped.push(live.id.clone());
+            }
+        }
+        stopped
+    }
+
+    /// The session of a run that has not ended.
+    pub fn session_of(&self, id: &str) -> Option<SessionKey> {
+        self.lanes().by_id.get(id).map(|live| live.key.clone())
+    }
+
+    /// Puts a run into its session's lane, and runs it if nothing else does there.
+    fn start(&self, live: Arc<Live>) {
+        {
+            let mut lanes = self.lanes();
+            lanes.by_id.insert(live.id.clone(), Arc::clone(&live));
+            lanes.by_session.entry(live.key.clone()).or_default().waiting.push_back(Arc::clone(&live));
+        }
+        self.run_next(&live.key);
+    }
+
+    fn run_next(&self, key: &SessionKey) {
+        let next = {
+            let mut lanes = self.lanes();
+            let Some(lane) = lanes.by_session.get_mut(key) else { return };
+            if lane.running.is_some() {
+                return;
+            }
+            match lane.waiting.pop_front() {
+                Some(next) => {
+                    lane.running = Some(Arc::clone(&next));
+                    next
+                }
+                None => {
+                    lanes.by_session.remove(key);
+                    return;
+                }
+            }
+        };
+        let agent = self.clone();
+        task::spawn_on(&self.0.runtime, "agent.run", async move {
+            // Also when the run panics: the lane must not stand still for ever.
+            let _leaves = Leaves { agent: agent.clone(), live: Arc::clone(&next) };
+            run::drive(&agent, &next).await;
+        });
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The models to ask, best first; those whose provider rests come last.
+    fn candidates(&self, own: Option<&str>) -> Vec<&Endpoint> {
+        let settings = &self.0.settings;
+        let named = |endpoint: &&Endpoint| own == Some(&*format!("{}/{}", endpoint.provider, endpoint.model.id));
+        let mut candidates: Vec<&Endpoint> = settings.models.iter().filter(named).collect();
+        for endpoint in settings.order.iter().filter_map(|at| settings.models.get(*at)) {
+            if !candidates.iter().any(|known| std::ptr::eq(*known, endpoint)) {
+                candidates.push(endpoint);
+            }
+        }
+        let now = Instant::now();
+        let resting = self.0.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        candidates.sort_by_key(|endpoint| resting.get(&endpoint.provider).is_some_and(|until| *until > now));
+        candidates
+    }
+
+    fn rest(&self, provider: &str, time: Duration) {
+        if !time.is_zero() {
+            let mut resting = self.0.resting.lock().unwrap_or_else(PoisonError::into_inner);
+            // As many as there are providers.
+            resting.insert(provider.to_owned(), Instant::now() + time);
+        }
+    }
+
+    /// Until when a provider rests.
+    fn rests_for(&self, provider: &str) -> Option<Duration> {
+        let resting = self.0.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.get(provider)?.checked_duration_since(Instant::now())
+    }
+
+    /// Forgets runs that ended long ago. To be called now and then.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub async fn tend(&self, now: UnixMs) -> Result<(), StoreError> {
+        self.0.store.write(move |tx| record::purge(tx, now).map(|()| Change::of(()))).await
+    }
+}
+
+impl Live {
+    fn new(id: String, key: SessionKey, origin: Origin, asked: Asked, began: bool) -> Self {
+        let (stop, end) = (watch::Sender::new(None), watch::Sender::new(None));
+        Self { id, key, origin, asked, began, stop, end }
+    }
+}
+
+/// Lets the next run of a session begin when one has ended, however it ended.
+struct Leaves {
+    agent: Agent,
+    live: Arc<Live>,
+}
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        {
+            let mut lanes = self.agent.lanes();
+            lanes.by_id.remove(&self.live.id);
+            if let Some(lane) = lanes.by_session.get_mut(&self.live.key) {
+                lane.running = None;
+            }
+        }
+        self.agent.0.sessions.set_in_flight(&self.live.key, None);
+        self.agent.run_next(&self.live.key);
+    }
+}

@@ -1,0 +1,1 @@
+//! What the domain claims, with stand-ins for its models.

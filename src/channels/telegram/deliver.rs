@@ -1,0 +1,131 @@
+//! Sends what waits in the outbox, one message at a time, each at most once.
+
+use std::time::Duration;
+
+use super::api::ApiError;
+use super::{ACCOUNT, Account, CHANNEL, text};
+use crate::channels::Channels;
+use crate::channels::record::{self, Outgoing, Sent};
+use crate::clock::UnixMs;
+use crate::rpc::error::RpcError;
+use crate::store::Change;
+
+/// Tries of one message.
+const ATTEMPTS: u32 = 8;
+/// The longest pause between two of them, unless the Bot API wants more.
+const LONGEST_PAUSE_MS: u64 = 60_000;
+/// How long a channel that sent nothing looks away, should a wake-up have been missed.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Sends while the account is to run.
+pub(super) async fn run(channels: &Channels, account: &Account) {
+    let mut switch = account.run.subscribe();
+    loop {
+        if switch.wait_for(|on| *on).await.is_err() {
+            return;
+        }
+        // A message that is on its way is brought to its end, also when the channel is stopped.
+        let wait = match one(channels, account).await {
+            Ok(None) => continue,
+            Ok(Some(wait)) => wait,
+            Err(error) => {
+                tracing::error!(channel = CHANNEL, error = %error.message, "the outbox cannot be read");
+                Duration::from_secs(5)
+            }
+        };
+        tokio::select! {
+            () = account.waiting.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+            _ = switch.wait_for(|on| !*on) => {}
+        }
+    }
+}
+
+/// Sends the next message. Otherwise how long to wait for one.
+async fn one(channels: &Channels, account: &Account) -> Result<Option<Duration>, RpcError> {
+    let now = UnixMs::now();
+    let taken = channels
+        .store()
+        .write(move |tx| Ok::<_, RpcError>(Change::of(record::take(tx, CHANNEL, ACCOUNT, now)?)))
+        .await?;
+    let message = match taken {
+        Ok(message) => message,
+        Err(next) => {
+            let wait = next.map_or(LOOK_AGAIN, |next| Duration::from_millis(next.since(now).max(10)));
+            return Ok(Some(wait.min(LOOK_AGAIN)));
+        }
+    };
+    let sent = send(account, &message).await;
+    let seq = message.seq;
+    match &sent {
+        Sent::Yes(_) => account.lock().last_outbound_at = Some(UnixMs::now()),
+        Sent::Later(_, why) => {
+            tracing::warn!(channel = CHANNEL, why, attempts = message.attempts + 1, "a message waits for another try")
+        }
+        Sent::Never(why) => tracing::warn!(channel = CHANNEL, why, "a message was not sent"),
+        Sent::Unknown(why) => {
+            tracing::warn!(channel = CHANNEL, why, "whether a message arrived is not known; it is not sent again");
+        }
+    }
+    channels.store().write(move |tx| Ok::<_, RpcError>(Change::of(record::sent(tx, seq, &sent)?))).await?;
+    Ok(None)
+}
+
+async fn send(account: &Account, message: &Outgoing) -> Sent {
+    let Outgoing { target, thread, reply_to, text, attempts, .. } = message;
+    let mut result = account.api.send(target, *thread, *reply_to, &text::html(text), true).await;
+    // Its tags are not understood: the words matter more.
+    if matches!(&result, Err(ApiError::Refused { code: 400, description, .. }) if description.contains("parse")) {
+        result = account.api.send(target, *thread, *reply_to, text, false).await;
+    }
+    match &result {
+        Ok(_) => account.succeeded(),
+        Err(error @ ApiError::Lost { .. }) => account.failed(error),
+        Err(_) => {}
+    }
+    judge(result, attempts + 1, UnixMs::now())
+}
+
+/// What the answer to try number `attempt` means. Pure.
+fn judge(result: Result<Option<i64>, ApiError>, attempt: u32, now: UnixMs) -> Sent {
+    let pause = (500u64 << attempt.min(16)).min(LONGEST_PAUSE_MS);
+    let error = match result {
+        Ok(message_id) => return Sent::Yes(message_id),
+        Err(error) => error,
+    };
+    let why = error.to_string();
+    match error {
+        ApiError::Refused { retry_after: Some(after), .. } => {
+            let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min(24 * 3600 * 1000);
+            Sent::Later(now.plus(ms), why)
+        }
+        ApiError::Refused { code: 429 | 500.., .. } if attempt < ATTEMPTS => Sent::Later(now.plus(pause), why),
+        ApiError::Refused { .. } => Sent::Never(why),
+        // Not a byte has left: the network comes back one day.
+        ApiError::Lost { sent: false, .. } => Sent::Later(now.plus(pause), why),
+        ApiError::Lost { sent: true, .. } => Sent::Unknown(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMs = UnixMs(1_795_000_000_000);
+
+    #[test]
+    fn only_what_surely_did_not_arrive_is_sent_again() {
+        let refused = |code, after: Option<u64>| {
+            let retry_after = after.map(Duration::from_secs);
+            Err(ApiError::Refused { code, description: String::new(), retry_after })
+        };
+        let lost = |sent| Err(ApiError::Lost { reason: String::new(), sent });
+        assert_eq!(judge(Ok(Some(7)), 1, NOW), Sent::Yes(Some(7)));
+        assert!(matches!(judge(refused(429, Some(3)), 99, NOW), Sent::Later(at, _) if at == NOW.plus(3000)));
+        assert!(matches!(judge(refused(502, None), 1, NOW), Sent::Later(..)));
+        assert!(matches!(judge(refused(502, None), ATTEMPTS, NOW), Sent::Never(_)));
+        assert!(matches!(judge(refused(403, None), 1, NOW), Sent::Never(_)));
+        assert!(matches!(judge(lost(false), 99, NOW), Sent::Later(..)));
+        assert!(matches!(judge(lost(true), 1, NOW), Sent::Unknown(_)));
+    }
+}

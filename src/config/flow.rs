@@ -1,0 +1,171 @@
+//! The settings of the agent and its channels: `models`, `agents`, `session`, `channels.telegram`.
+//!
+//! Types only, like [`super::model`]: what exists here is within its range. The keys are the incumbent's, so one file
+//! serves both. Where to start: [`Models`], [`Agents`], [`Telegram`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::keyword::keywords;
+use super::secret_ref::SecretInput;
+
+/// `models`.
+#[derive(Clone, Debug, Default)]
+pub struct Models {
+    /// `providers`, by id.
+    pub providers: BTreeMap<String, Provider>,
+}
+
+/// One of `models.providers`.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// `baseUrl`: `http(s)://host[:port][/path]`, without a slash at the end.
+    pub base_url: String,
+    /// `apiKey`; a server on this machine may need none.
+    pub api_key: Option<SecretInput>,
+    /// `api`. Default `openai-completions`.
+    pub api: Api,
+    /// `models`.
+    pub models: Vec<Model>,
+}
+
+keywords! {
+    /// `models.providers.<id>.api`: the wire that a provider speaks.
+    Api {
+        /// `POST <baseUrl>/chat/completions`, streamed.
+        OpenAiCompletions = "openai-completions",
+        /// `POST <baseUrl>/v1/messages`, streamed.
+        AnthropicMessages = "anthropic-messages",
+    }
+}
+
+/// One of a provider's `models`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// `id`: how the provider calls it.
+    pub id: String,
+    /// `name`: for people. Default: the id.
+    pub name: String,
+    /// `contextWindow`, tokens. Default 128,000.
+    pub context_window: u32,
+    /// `maxTokens`: of one answer. Default 8,192.
+    pub max_tokens: u32,
+    /// `reasoning`. Default false.
+    pub reasoning: bool,
+    /// `input`: what it takes beside text.
+    pub input: Vec<String>,
+}
+
+/// `agents.defaults`, for the one agent there is.
+#[derive(Clone, Debug)]
+pub struct Agents {
+    /// `model.primary`, or `model` as a string: `provider/model`.
+    pub primary: Option<String>,
+    /// `model.fallbacks`.
+    pub fallbacks: Vec<String>,
+    /// `timeoutSeconds`: the longest run. Default 10 min.
+    pub timeout: Duration,
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self { primary: None, fallbacks: Vec::new(), timeout: Duration::from_secs(600) }
+    }
+}
+
+keywords! {
+    /// `session.dmScope`: which session a direct message belongs to.
+    DmScope {
+        /// The agent's main one, whoever writes.
+        Main = "main",
+        /// One a person.
+        PerPeer = "per-peer",
+        /// One a person and channel.
+        PerChannelPeer = "per-channel-peer",
+        /// One a person, channel and account.
+        PerAccountChannelPeer = "per-account-channel-peer",
+    }
+}
+
+keywords! {
+    /// `channels.telegram.dmPolicy`: who may write to the bot.
+    DmPolicy {
+        /// Whom an operator has approved, beside `allowFrom`.
+        Pairing = "pairing",
+        /// `allowFrom` alone.
+        Allowlist = "allowlist",
+        /// Whom `allowFrom` covers; `"*"` covers everybody.
+        Open = "open",
+        /// Nobody.
+        Disabled = "disabled",
+    }
+}
+
+keywords! {
+    /// `channels.telegram.groupPolicy`: who may speak to the bot in a group.
+    GroupPolicy {
+        /// Everybody there.
+        Open = "open",
+        /// `groupAllowFrom`, or `allowFrom` where that is not set.
+        Allowlist = "allowlist",
+        /// Nobody.
+        Disabled = "disabled",
+    }
+}
+
+/// `channels.telegram`.
+#[derive(Clone, Debug)]
+pub struct Telegram {
+    /// `enabled`. Default true where there is a token.
+    pub enabled: bool,
+    /// `botToken`.
+    pub bot_token: Option<SecretInput>,
+    /// `apiRoot`. Default `https://api.telegram.org`; no slash at the end.
+    pub api_root: String,
+    /// `dmPolicy`. Default `pairing`.
+    pub dm_policy: DmPolicy,
+    /// `allowFrom`: numeric ids of people, `*` for everybody; prefixes `telegram:` and `tg:` are taken off.
+    pub allow_from: Vec<String>,
+    /// `groupPolicy`. Default `allowlist`.
+    pub group_policy: GroupPolicy,
+    /// `groupAllowFrom`; empty: as `allowFrom`.
+    pub group_allow_from: Vec<String>,
+    /// `groups`: which groups, by chat id or `*`; `None` when not said.
+    pub groups: Option<BTreeMap<String, Group>>,
+    /// `textChunkLimit`: characters of one message, 1 to 4096. Default 4000.
+    pub text_limit: usize,
+    /// `webhookUrl`: updates come by webhook instead of polling.
+    pub webhook_url: Option<String>,
+    /// `webhookSecret`; needed with a webhook.
+    pub webhook_secret: Option<SecretInput>,
+    /// `webhookPath`. Default `/telegram-webhook`.
+    pub webhook_path: String,
+}
+
+/// One of `channels.telegram.groups`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// `requireMention`. Default true.
+    pub require_mention: bool,
+    /// `enabled`. Default true.
+    pub enabled: bool,
+}
+
+/// Everything about the agent and its channels.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// `models`.
+    pub models: Models,
+    /// `agents.defaults`.
+    pub agents: Agents,
+    /// `session.dmScope`. Default `main`.
+    pub dm_scope: DmScope,
+    /// `channels.telegram`.
+    pub telegram: Option<Telegram>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self { models: Models::default(), agents: Agents::default(), dm_scope: DmScope::Main, telegram: None }
+    }
+}

@@ -1,0 +1,116 @@
+//! Calls that the gateway itself makes for its agent: the same road as an operator's `node.invoke`, and the same rules.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use serde_json::{Value, json};
+
+use super::{Guard, Nodes, invoke};
+use crate::auth::Grant;
+use crate::clock::UnixMs;
+use crate::hub::outbox::Item;
+use crate::hub::{Client, Connection};
+use crate::rpc::dispatch::{Call, Outcome};
+use crate::rpc::error::RpcError;
+use crate::rpc::json::Raw;
+
+/// A connected node, and the commands that the agent may call on it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callable {
+    /// Its id.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Its platform.
+    pub platform: String,
+    /// Commands, sorted.
+    pub commands: Vec<String>,
+}
+
+impl Nodes {
+    /// The connected nodes with what the agent may call: what an operator with `operator.write` may, but for
+    /// `system.run`, which a person approves one by one.
+    pub fn callable(&self) -> Vec<Callable> {
+        let inner = &*self.0;
+        let mut found: Vec<_> = inner
+            .live
+            .all()
+            .iter()
+            .map(|session| {
+                let name = inner.known().get(session.node_id).and_then(|record| record.name.clone());
+                let name = name.or_else(|| session.connection.client.display_name.clone());
+                let effective = session.effective.load();
+                let plain =
+                    |command: &&Arc<str>| Guard::of(command) == Guard::Plain && !command.starts_with("system.run");
+                Callable {
+                    id: session.node_id.to_string(),
+                    name: name.map_or_else(|| session.node_id.to_string(), Into::into),
+                    platform: session.connection.client.platform.to_string(),
+                    commands: effective.surface.commands.iter().filter(plain).map(ToString::to_string).collect(),
+                }
+            })
+            .collect();
+        found.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        found
+    }
+
+    /// Calls a command of a node for the agent and waits for the answer: the `payload` of `node.invoke`.
+    ///
+    /// # Errors
+    /// As `node.invoke` of an operator with `operator.write`: `code: message`.
+    ///
+    /// # Cancel safety
+    /// Dropped, nobody waits for the answer any more; the node may carry the command out.
+    pub async fn call(
+        &self,
+        node_id: &str,
+        command: &str,
+        params: &Value,
+        timeout_ms: u64,
+        key: &str,
+    ) -> Result<Value, String> {
+        let asked = json!({
+            "nodeId": node_id, "command": command, "params": params, "timeoutMs": timeout_ms, "idempotencyKey": key,
+        })
+        .to_string();
+        let client = Client { id: "clawgate-agent".into(), mode: "backend".into(), ..Client::default() };
+        let caller = self.0.hub.internal(Grant::for_agent(), client, UnixMs::now());
+        let refused = |error: &RpcError| format!("{}: {}", error.code.as_str(), error.message);
+        let mut out = Vec::new();
+        let begun = {
+            let raw = Raw::new(&asked).map_err(|error| error.to_string())?;
+            invoke::invoke(self, Call::internal(&caller, "node.invoke", raw, UnixMs::now(), &mut out))
+        };
+        let answer = match begun.map_err(|error| refused(&error))? {
+            Outcome::Answered => out,
+            Outcome::Later | Outcome::Held => answer_to(&caller).await?,
+        };
+        let mut answer: Value = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+        if answer["ok"] == true {
+            return Ok(answer["payload"]["payload"].take());
+        }
+        let error = &answer["error"];
+        let text = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
+        Err(format!("{}: {}", text("code"), text("message")))
+    }
+}
+
+/// The first text that comes for a connection of the gateway's own.
+async fn answer_to(caller: &Connection) -> Result<Vec<u8>, String> {
+    poll_fn(|context| {
+        let mut first = None;
+        let closing = caller.outbox.drain(context.waker(), |item| {
+            if let Item::Text(text) = item {
+                first.get_or_insert(text);
+            }
+            true
+        });
+        match (first, closing) {
+            (Some(text), _) => Poll::Ready(Ok(text.to_vec())),
+            (None, Some(closing)) => Poll::Ready(Err(closing.reason)),
+            (None, None) => Poll::Pending,
+        }
+    })
+    .await
+}

@@ -1,0 +1,521 @@
+//! The RPC methods that read sessions and change their rows. What starts or ends a run is the agent's.
+//!
+//! Parameters that this gateway has no use for are ignored, not refused: clients of several releases list sessions in
+//! ways of their own.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::key::{MAIN_AGENT, MAIN_KEY, SessionKey};
+use super::message::{Block, Message, Usage};
+use super::record::{Entry, Session};
+use super::{Origin, Sessions};
+use crate::clock::UnixMs;
+use crate::id;
+use crate::rpc::catalog::Event;
+use crate::rpc::dispatch::{Call, Method, Outcome};
+use crate::rpc::error::{ErrorCode, RpcError};
+
+/// The table that `methods.rs` mounts.
+pub const METHODS: &[Method<Sessions>] = &[
+    Method { name: "sessions.list", handler: list },
+    Method { name: "sessions.get", handler: get },
+    Method { name: "sessions.describe", handler: describe },
+    Method { name: "sessions.resolve", handler: resolve },
+    Method { name: "sessions.patch", handler: patch },
+    Method { name: "sessions.preview", handler: preview },
+    Method { name: "sessions.search", handler: search },
+    Method { name: "sessions.subscribe", handler: subscribe },
+    Method { name: "sessions.unsubscribe", handler: unsubscribe },
+    Method { name: "sessions.messages.subscribe", handler: messages_subscribe },
+    Method { name: "sessions.messages.unsubscribe", handler: messages_unsubscribe },
+    Method { name: "chat.history", handler: history },
+    Method { name: "chat.startup", handler: startup },
+    Method { name: "chat.metadata", handler: metadata },
+    Method { name: "chat.message.get", handler: message_get },
+    Method { name: "chat.inject", handler: inject },
+];
+
+/// Rows of a list unless the caller says otherwise, and at most.
+const LIST: usize = 200;
+const MAX_LIST: usize = 1000;
+/// Messages of a history, likewise.
+const HISTORY: usize = 200;
+const MAX_HISTORY: usize = 1000;
+/// Characters of one text block of a history, likewise. A longer one is cut; `chat.message.get` has the whole.
+const BLOCK_CHARS: usize = 16_000;
+const MAX_BLOCK_CHARS: usize = 500_000;
+/// Keys of one `sessions.preview`.
+const MAX_PREVIEWS: usize = 64;
+/// Hits of a search.
+const MAX_HITS: usize = 100;
+
+/// What names a session in parameters.
+pub(crate) fn key(text: &str) -> Result<SessionKey, RpcError> {
+    SessionKey::parse(text).ok_or_else(|| {
+        RpcError::invalid(format!(
+            "{:?} is not a session key; write it like {MAIN_KEY}",
+            text.chars().take(80).collect::<String>()
+        ))
+    })
+}
+
+fn unknown(key: &SessionKey) -> RpcError {
+    RpcError::new(ErrorCode::NotFound, format!("there is no session {key}; sessions.list shows those there are"))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ListParams {
+    limit: Option<usize>,
+    offset: Option<usize>,
+    active_minutes: Option<u64>,
+    sort_by: Option<String>,
+    label: Option<String>,
+    agent_id: Option<String>,
+    search: Option<String>,
+    archived: Option<Value>,
+}
+
+impl Sessions {
+    fn list(&self, params: &ListParams, now: UnixMs) -> Value {
+        let wants_archived = match &params.archived {
+            Some(Value::Bool(archived)) => Some(*archived),
+            Some(_) => None,
+            None => Some(false),
+        };
+        let search = params.search.as_deref().map(str::to_lowercase).filter(|search| !search.is_empty());
+        let by_interaction = params.sort_by.as_deref() == Some("lastInteractionAt");
+        let activity = |session: &Session| {
+            let latest = session.last_activity_at.max(session.last_interaction_at);
+            match params.sort_by.as_deref() {
+                Some("activity") => latest.unwrap_or(session.updated_at),
+                Some("lastInteractionAt") => session.last_interaction_at.unwrap_or_default(),
+                _ => session.updated_at,
+            }
+        };
+        let since = params.active_minutes.map(|minutes| now.0.saturating_sub(minutes.saturating_mul(60_000)));
+        let finds = |key: &SessionKey, session: &Session| {
+            let Some(search) = &search else { return true };
+            let texts = [&session.label, &session.display_name, &session.title, &session.last_message];
+            key.as_str().contains(search.as_str())
+                || texts.into_iter().flatten().any(|text| text.to_lowercase().contains(search.as_str()))
+        };
+        let mut rows: Vec<(SessionKey, Arc<Session>)> = self
+            .index()
+            .iter()
+            .filter(|(key, session)| {
+                wants_archived.is_none_or(|wanted| session.archived == wanted)
+                    && since.is_none_or(|since| activity(session).0 >= since)
+                    && params.label.as_ref().is_none_or(|label| session.label.as_ref() == Some(label))
+                    && params.agent_id.as_deref().is_none_or(|agent| agent == key.agent())
+                    && finds(key, session)
+            })
+            .map(|(key, session)| (key.clone(), Arc::clone(session)))
+            .collect();
+        let pins = !by_interaction && params.sort_by.as_deref() != Some("activity");
+        rows.sort_by(|(a_key, a), (b_key, b)| {
+            let order = |session: &Session| Reverse((pins && session.pinned, activity(session)));
+            order(a).cmp(&order(b)).then_with(|| a_key.cmp(b_key))
+        });
+        let total = rows.len();
+        let (offset, limit) = (params.offset.unwrap_or(0), params.limit.unwrap_or(LIST).clamp(1, MAX_LIST));
+        let page: Vec<_> = rows.iter().skip(offset).take(limit).map(|(key, session)| self.row(key, session)).collect();
+        let next = (offset + page.len() < total).then_some(offset + page.len());
+        json!({
+            "ts": now, "path": "", "count": page.len(), "totalCount": total, "limitApplied": limit,
+            "hasMore": next.is_some(), "nextOffset": next, "databasePath": null,
+            "defaults": {"modelProvider": null, "model": null, "contextTokens": null},
+            "sessions": page,
+        })
+    }
+
+    fn known(&self, key: &SessionKey) -> Result<Arc<Session>, RpcError> {
+        self.get(key).ok_or_else(|| unknown(key))
+    }
+}
+
+fn list(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let params = call.params()?;
+    let now = call.now();
+    call.answer(&sessions.list(&params, now))
+}
+
+#[derive(Deserialize)]
+struct KeyParams {
+    #[serde(alias = "sessionKey")]
+    key: String,
+}
+
+fn get(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    struct Params {
+        #[serde(alias = "sessionKey")]
+        key: String,
+        limit: Option<usize>,
+    }
+    let Params { key: text, limit } = call.params()?;
+    let key = key(&text)?;
+    let session = sessions.known(&key)?;
+    let sessions = sessions.clone();
+    call.spawn(async move {
+        let limit = limit.unwrap_or(HISTORY).clamp(1, MAX_HISTORY);
+        let entries = sessions.history(&session.session_id, u64::MAX, limit).await?;
+        let row = sessions.row(&key, &session);
+        Ok(json!({"session": row, "entry": row, "messages": projected(&entries, BLOCK_CHARS)}))
+    })
+}
+
+fn describe(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let KeyParams { key: text } = call.params()?;
+    let key = key(&text)?;
+    let row = sessions.get(&key).map(|session| sessions.row(&key, &session));
+    call.answer(&json!({"session": row}))
+}
+
+fn resolve(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        key: Option<String>,
+        session_id: Option<String>,
+        label: Option<String>,
+        #[serde(default)]
+        allow_missing: bool,
+    }
+    let Params { key: text, session_id, label, allow_missing } = call.params()?;
+    let found = if let Some(text) = text {
+        let key = key(&text)?;
+        // The main session is there for everybody, also before its first message.
+        sessions.get(&key).map(|_| key.clone()).or_else(|| (key.as_str() == MAIN_KEY).then_some(key))
+    } else if session_id.is_some() || label.is_some() {
+        let index = sessions.index();
+        let matches = |session: &Session| match (&session_id, &label) {
+            (Some(id), _) => session.session_id == *id,
+            (None, label) => session.label == *label,
+        };
+        index.iter().find(|(_, session)| matches(session)).map(|(key, _)| key.clone())
+    } else {
+        return Err(RpcError::invalid("invalid sessions.resolve params: needs key, sessionId or label"));
+    };
+    match found {
+        Some(key) => call.answer(&json!({"ok": true, "key": key.as_str(), "agentId": key.agent()})),
+        None if allow_missing => call.answer(&json!({"ok": false})),
+        None => Err(RpcError::invalid("no session matches; sessions.list shows those there are")),
+    }
+}
+
+/// Settings of a session that this gateway acts on; others are kept for the clients that wrote them.
+fn patch(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    /// Rows stay small: their list is held in memory.
+    const MAX_SETTINGS: usize = 32;
+    const MAX_SETTING_BYTES: usize = 1024;
+    let mut params: serde_json::Map<String, Value> = call.params()?;
+    let text = params.remove("key").and_then(|key| key.as_str().map(str::to_owned)).unwrap_or_default();
+    let key = key(&text)?;
+    for ours in ["agentId", "expectedSessionId", "expectedLifecycleRevision"] {
+        params.remove(ours);
+    }
+    let (sessions, now) = (sessions.clone(), call.now());
+    let origin = Origin { via: Some("operator"), ..Origin::default() };
+    call.spawn(async move {
+        let change = move |session: &mut Session| {
+            for (name, value) in params {
+                let refuse = |wanted: &str| {
+                    RpcError::invalid(format!("invalid sessions.patch params: at {name}: must be {wanted}"))
+                };
+                let text = || match &value {
+                    Value::Null => Ok(None),
+                    Value::String(text) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+                    _ => Err(refuse("a string or null")),
+                };
+                let flag = || value.as_bool().ok_or_else(|| refuse("a boolean"));
+                match name.as_str() {
+                    "label" => session.label = text()?,
+                    "displayName" => session.display_name = text()?,
+                    "model" => session.model = text()?,
+                    "archived" => session.archived = flag()?,
+                    "pinned" => session.pinned = flag()?,
+                    // What the gateway itself says of a session is not a client's to set.
+                    "sessionId" | "status" | "channel" | "kind" | "updatedAt" | "createdAt" => {
+                        return Err(RpcError::invalid(format!("sessions.patch cannot set {name}")));
+                    }
+                    _ if value.is_null() => drop(session.settings.remove(&name)),
+                    _ => {
+                        if value.to_string().len() > MAX_SETTING_BYTES || name.len() > 64 {
+                            return Err(refuse("shorter"));
+                        }
+                        session.settings.insert(name, value);
+                        if session.settings.len() > MAX_SETTINGS {
+                            return Err(RpcError::invalid("a session keeps 32 settings at most"));
+                        }
+                    }
+                }
+            }
+            Ok(())
+        };
+        let session = sessions.update(&key, origin, "patch", change, now).await?;
+        let row = sessions.row(&key, &session);
+        Ok(json!({"ok": true, "path": "", "key": key.as_str(), "entry": row, "session": row}))
+    })
+}
+
+fn preview(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        keys: Vec<String>,
+        limit: Option<usize>,
+        max_chars: Option<usize>,
+    }
+    let Params { mut keys, limit, max_chars } = call.params()?;
+    keys.truncate(MAX_PREVIEWS);
+    let limit = limit.unwrap_or(12).clamp(1, 50);
+    let max_chars = max_chars.unwrap_or(240).clamp(20, 2000);
+    let (sessions, now) = (sessions.clone(), call.now());
+    call.spawn(async move {
+        let mut previews = Vec::with_capacity(keys.len());
+        for text in keys {
+            let session = SessionKey::parse(&text).and_then(|key| sessions.get(&key));
+            let Some(session) = session else {
+                previews.push(json!({"key": text, "status": "missing", "items": []}));
+                continue;
+            };
+            let entries = sessions.history(&session.session_id, u64::MAX, limit).await?;
+            let items: Vec<_> = entries
+                .iter()
+                .filter_map(Entry::message)
+                .map(|message| (message.role(), message.text()))
+                .filter(|(_, text)| !text.is_empty())
+                .map(|(role, text)| {
+                    let role = if role == "toolResult" { "tool" } else { role };
+                    json!({"role": role, "text": text.chars().take(max_chars).collect::<String>()})
+                })
+                .collect();
+            let status = if items.is_empty() { "empty" } else { "ok" };
+            previews.push(json!({"key": text, "status": status, "items": items}));
+        }
+        Ok(json!({"ts": now, "previews": previews}))
+    })
+}
+
+fn search(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        query: String,
+        session_keys: Option<Vec<String>>,
+        limit: Option<usize>,
+    }
+    let Params { query, session_keys, limit } = call.params()?;
+    let limit = limit.unwrap_or(20).clamp(1, MAX_HITS);
+    let keys: Option<Vec<_>> = session_keys.map(|keys| keys.iter().filter_map(|key| SessionKey::parse(key)).collect());
+    let sessions = sessions.clone();
+    call.spawn(async move {
+        let words: String = query.chars().take(200).collect();
+        let hits = sessions.0.store.read(move |db| super::record::search(db, &words, MAX_HITS)).await?;
+        let by_id: HashMap<String, SessionKey> =
+            sessions.index().iter().map(|(key, session)| (session.session_id.clone(), key.clone())).collect();
+        let results: Vec<_> = hits
+            .into_iter()
+            .filter_map(|hit| Some((by_id.get(&hit.session_id)?, hit)))
+            .filter(|(key, _)| keys.as_ref().is_none_or(|keys| keys.contains(key)))
+            .map(|(key, hit)| {
+                json!({"sessionKey": key.as_str(), "sessionId": hit.session_id, "messageId": hit.message_id,
+                    "role": hit.role, "timestamp": hit.at, "snippet": hit.snippet, "score": hit.score})
+            })
+            .collect();
+        let truncated = results.len() > limit;
+        let results: Vec<_> = results.into_iter().take(limit).collect();
+        Ok(json!({"results": results, "truncated": truncated}))
+    })
+}
+
+fn subscribe(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    sessions.subscribers().follow_list(call.caller(), true);
+    if call.raw_params() == "{}" {
+        return call.answer(&json!({"subscribed": true}));
+    }
+    let params = call.params()?;
+    let now = call.now();
+    call.answer(&json!({"subscribed": true, "list": sessions.list(&params, now)}))
+}
+
+fn unsubscribe(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    sessions.subscribers().follow_list(call.caller(), false);
+    call.answer(&json!({"subscribed": false}))
+}
+
+fn messages_subscribe(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let KeyParams { key: text } = call.params()?;
+    let key = key(&text)?;
+    sessions.subscribers().follow(&key, call.caller(), true);
+    call.answer(&json!({"subscribed": true, "key": key.as_str()}))
+}
+
+fn messages_unsubscribe(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let KeyParams { key: text } = call.params()?;
+    let key = key(&text)?;
+    sessions.subscribers().follow(&key, call.caller(), false);
+    call.answer(&json!({"subscribed": false, "key": key.as_str()}))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HistoryParams {
+    session_key: String,
+    limit: Option<usize>,
+    offset: Option<u64>,
+    max_chars: Option<usize>,
+    cursor: Option<String>,
+}
+
+impl Sessions {
+    async fn history_answer(&self, key: &SessionKey, params: HistoryParams) -> Result<Value, RpcError> {
+        if params.cursor.is_some() {
+            // Cursors of this gateway are not given out: the client takes a page instead.
+            return Ok(json!({"kind": "reset"}));
+        }
+        let limit = params.limit.unwrap_or(HISTORY).clamp(1, MAX_HISTORY);
+        let max_chars = params.max_chars.unwrap_or(BLOCK_CHARS).clamp(100, MAX_BLOCK_CHARS);
+        let session = self.get(key);
+        let offset = params.offset.unwrap_or(0);
+        let (entries, total) = match &session {
+            None => (Vec::new(), 0),
+            Some(session) => {
+                let before = (session.messages + 1).saturating_sub(offset);
+                (self.history(&session.session_id, before, limit).await?, session.messages)
+            }
+        };
+        let next = offset + entries.len() as u64;
+        let more = entries.first().is_some_and(|first| first.n > 1);
+        let mut answer = json!({
+            "sessionKey": key.as_str(),
+            "sessionId": session.as_ref().map(|session| session.session_id.as_str()),
+            "agentId": key.agent(),
+            "messages": projected(&entries, max_chars),
+            "totalMessages": total,
+            "hasMore": more,
+            "thinkingLevel": "off",
+        });
+        if more {
+            answer["nextOffset"] = json!(next);
+        }
+        if let Some(session) = &session {
+            answer["sessionInfo"] = self.row(key, session);
+        }
+        if let Some(run) = self.in_flight(key) {
+            answer["inFlightRun"] = json!({"runId": run.run_id, "text": run.text});
+        }
+        Ok(answer)
+    }
+}
+
+fn history(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let params: HistoryParams = call.params()?;
+    let key = key(&params.session_key)?;
+    sessions.opened(&key, call.caller());
+    let sessions = sessions.clone();
+    call.spawn(async move { sessions.history_answer(&key, params).await })
+}
+
+/// The history together with what a chat client asks for at its start.
+fn startup(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let params: HistoryParams = call.params()?;
+    let key = key(&params.session_key)?;
+    sessions.opened(&key, call.caller());
+    let sessions = sessions.clone();
+    call.spawn(async move {
+        let mut answer = sessions.history_answer(&key, params).await?;
+        answer["agentsList"] = agents_list();
+        answer["metadata"] = json!({"commands": [], "models": []});
+        Ok(answer)
+    })
+}
+
+/// The one agent there is.
+pub(crate) fn agents_list() -> Value {
+    json!({"defaultId": MAIN_AGENT, "mainKey": "main", "scope": "per-sender",
+        "agents": [{"id": MAIN_AGENT, "name": MAIN_AGENT}]})
+}
+
+fn metadata(_: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    call.answer(&json!({"commands": [], "models": []}))
+}
+
+fn message_get(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        session_key: String,
+        message_id: String,
+        max_chars: Option<usize>,
+    }
+    let Params { session_key, message_id, max_chars } = call.params()?;
+    let session = sessions.known(&key(&session_key)?)?;
+    let max_chars = max_chars.unwrap_or(MAX_BLOCK_CHARS).clamp(1, MAX_BLOCK_CHARS);
+    let sessions = sessions.clone();
+    call.spawn(async move {
+        let id = session.session_id.clone();
+        let found = sessions.0.store.read(move |db| super::record::find(db, &id, &message_id)).await?;
+        Ok(match found {
+            Some(entry) => json!({"ok": true, "message": project(&entry, max_chars)}),
+            None => json!({"ok": false, "unavailableReason": "not_found"}),
+        })
+    })
+}
+
+/// Appends an assistant's message that no model has written.
+fn inject(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        session_key: String,
+        message: String,
+        label: Option<String>,
+    }
+    let Params { session_key, message, label } = call.params()?;
+    let key = key(&session_key)?;
+    sessions.known(&key)?;
+    let (sessions, now) = (sessions.clone(), call.now());
+    let text = label.map_or_else(|| message.clone(), |label| format!("[{label}]\n\n{message}"));
+    let message = Message::Assistant {
+        content: vec![Block::Text { text }],
+        api: "none".to_owned(),
+        provider: "clawgate".to_owned(),
+        model: "gateway-injected".to_owned(),
+        usage: Usage::default(),
+        stop_reason: "injected".to_owned(),
+        error_message: None,
+        timestamp: now,
+    };
+    call.spawn(async move {
+        let entries = sessions.append(&key, vec![message], now).await?;
+        let Some(entry) = entries.first() else { return Ok(json!({"ok": false})) };
+        let payload = json!({"runId": format!("inject-{}", id::uuid()), "sessionKey": key.as_str(), "seq": 0,
+            "state": "final", "message": project(entry, MAX_BLOCK_CHARS)});
+        sessions.hub().broadcast(Event::CHAT, &payload);
+        Ok(json!({"ok": true, "messageId": entry.id}))
+    })
+}
+
+/// Messages as clients show them: with where they stand, long texts cut.
+fn projected(entries: &[Entry], max_chars: usize) -> Vec<Value> {
+    entries.iter().map(|entry| project(entry, max_chars)).collect()
+}
+
+fn project(entry: &Entry, max_chars: usize) -> Value {
+    let mut value: Value = serde_json::from_str(&entry.to_json()).unwrap_or_default();
+    for block in value["content"].as_array_mut().into_iter().flatten() {
+        if let Some(text) = block["text"].as_str()
+            && let Some((end, _)) = text.char_indices().nth(max_chars)
+        {
+            block["text"] = json!(format!("{}\n…(truncated)…", &text[..end]));
+        }
+    }
+    value
+}

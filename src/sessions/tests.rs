@@ -1,0 +1,100 @@
+//! What the domain claims, against a store in memory.
+
+use super::*;
+use crate::auth::Grant;
+use crate::hub::Client;
+use crate::rpc::scope::{Role, Scope, ScopeSet};
+
+const NOW: UnixMs = UnixMs(1_795_000_000_000);
+
+fn sessions() -> Sessions {
+    let store = Store::open_in_memory(&[SCHEMA]).unwrap();
+    Sessions::open(store, Hub::new(1 << 20, 1 << 24)).unwrap()
+}
+
+fn key(text: &str) -> SessionKey {
+    SessionKey::parse(text).unwrap()
+}
+
+fn connection(sessions: &Sessions) -> Arc<Connection> {
+    let grant = Grant::for_test(Role::Operator, ScopeSet::EMPTY.with(Scope::Read), None);
+    let hub = sessions.hub();
+    hub.register(hub.next_id(), grant, Client::default(), None, NOW)
+}
+
+#[tokio::test]
+async fn a_transcript_grows_in_order_and_pages_backwards() {
+    let sessions = sessions();
+    for n in 0..5 {
+        sessions
+            .append(&key("main"), vec![Message::user(format!("word{n} shared"), NOW.plus(n))], NOW.plus(n))
+            .await
+            .unwrap();
+    }
+    let session = sessions.get(&key("main")).unwrap();
+    assert_eq!((session.messages, session.title.as_deref()), (5, Some("word0 shared")));
+    let numbers = |entries: Vec<Entry>| entries.iter().map(|entry| entry.n).collect::<Vec<_>>();
+    assert_eq!(numbers(sessions.history(&session.session_id, u64::MAX, 2).await.unwrap()), [4, 5]);
+    assert_eq!(numbers(sessions.history(&session.session_id, 4, 2).await.unwrap()), [2, 3]);
+}
+
+#[tokio::test]
+async fn a_search_finds_words_and_reads_no_operators() {
+    let sessions = sessions();
+    sessions.append(&key("a"), vec![Message::user("the quick brown fox", NOW)], NOW).await.unwrap();
+    sessions.append(&key("b"), vec![Message::user("a lazy dog", NOW)], NOW).await.unwrap();
+    let search = async |words: &'static str| {
+        let hits = sessions.0.store.read(move |db| record::search(db, words, 10)).await.unwrap();
+        hits.len()
+    };
+    assert_eq!(search("qui fox").await, 1);
+    assert_eq!(search("fox dog").await, 0);
+    for odd in ["\"", "fox OR dog", "NEAR(", "text:x", "*", "-fox", ""] {
+        search(odd).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_begins_anew_and_a_delete_takes_the_words_along() {
+    let sessions = sessions();
+    let key = key("main");
+    sessions.append(&key, vec![Message::user("secret", NOW)], NOW).await.unwrap();
+    let before = sessions.get(&key).unwrap();
+    let after = sessions.reset(&key, NOW).await.unwrap();
+    assert!(after.session_id != before.session_id && after.messages == 0);
+    assert_eq!(sessions.history(&before.session_id, u64::MAX, 9).await.unwrap().len(), 1);
+    sessions.tend(NOW.plus(record::KEEP_MS + 1)).await.unwrap();
+    assert_eq!(sessions.history(&before.session_id, u64::MAX, 9).await.unwrap().len(), 0);
+    sessions.append(&key, vec![Message::user("secret", NOW)], NOW).await.unwrap();
+    assert!(sessions.delete(&key, true, NOW).await.unwrap());
+    assert!(!sessions.delete(&key, true, NOW).await.unwrap());
+    assert!(sessions.0.store.read(|db| record::search(db, "secret", 9)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn events_go_to_those_who_follow_and_to_no_one_after_the_end() {
+    let sessions = sessions();
+    let (list, messages, other) = (connection(&sessions), connection(&sessions), connection(&sessions));
+    sessions.subscribers().follow_list(&list, true);
+    sessions.subscribers().follow(&key("main"), &messages, true);
+    sessions.append(&key("main"), vec![Message::user("hi", NOW)], NOW).await.unwrap();
+    let queued = || [&list, &messages, &other].map(|connection| connection.outbox.queued_bytes() > 0);
+    assert_eq!(queued(), [true, true, false]);
+    sessions.disconnected(&list);
+    sessions.disconnected(&messages);
+    let subscribers = sessions.subscribers();
+    assert!(!subscribers.anyone_follows_the_list() && !subscribers.anyone_follows(&key("main")));
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sqlite");
+    let store = Store::open(&path, &[SCHEMA]).unwrap();
+    let sessions = Sessions::open(store.clone(), Hub::new(1 << 20, 1 << 24)).unwrap();
+    sessions.append(&key("main"), vec![Message::user("hi", NOW)], NOW).await.unwrap();
+    let session = sessions.get(&key("main")).unwrap();
+    store.close().await;
+    let again = Sessions::open(Store::open(&path, &[SCHEMA]).unwrap(), Hub::new(1 << 20, 1 << 24)).unwrap();
+    assert_eq!(again.get(&key("main")), Some(session));
+}

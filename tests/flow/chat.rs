@@ -1,0 +1,164 @@
+//! Chat on the socket: what clients send, what they hear, and how a run ends.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::config;
+use crate::standin::{Model, Wire};
+use crate::support::client::{Client, operator_with};
+use crate::support::gateway::{Gateway, Setup};
+
+fn gateway(model: &Model) -> Gateway {
+    Setup::new().config(&config(model, None, &json!({}))).start()
+}
+
+fn send(client: &mut Client, text: &str, key: &str) -> Value {
+    client.call("chat.send", &json!({"sessionKey": "main", "message": text, "idempotencyKey": key})).unwrap()
+}
+
+/// The `chat` events of a run up to its end.
+fn heard(client: &mut Client, run: &str) -> Vec<Value> {
+    let mut events = Vec::new();
+    loop {
+        let event = client.find(|frame| frame["event"] == "chat" && frame["payload"]["runId"] == run)["payload"].take();
+        let state = event["state"].as_str().unwrap().to_owned();
+        events.push(event);
+        if state != "delta" {
+            return events;
+        }
+    }
+}
+
+#[test]
+fn two_clients_of_one_session_hear_the_same_in_the_same_order() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let (mut a, mut b) = (gateway.operator(), gateway.operator());
+    b.call("sessions.messages.subscribe", &json!({"key": "main"})).unwrap();
+    assert_eq!(send(&mut a, "echo one two three", "k1")["status"], "started");
+    let (of_a, of_b) = (heard(&mut a, "k1"), heard(&mut b, "k1"));
+    let end = of_a.last().unwrap();
+    assert_eq!((end["state"].as_str(), end["stopReason"].as_str()), (Some("final"), Some("stop")));
+    assert_eq!(end["message"]["content"][0]["text"], "one two three");
+    let said: String = of_a.iter().filter_map(|event| event["deltaText"].as_str()).collect();
+    assert_eq!(said, "one two three");
+    assert_eq!(of_a.last(), of_b.last());
+    let appended = b.event("session.message");
+    assert_eq!((appended["message"]["role"].as_str(), appended["messageSeq"].as_u64()), (Some("user"), Some(1)));
+}
+
+#[test]
+fn one_key_is_one_run_also_after_a_restart() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let mut client = gateway.operator();
+    assert_eq!(send(&mut client, "echo hi", "k1")["status"], "started");
+    heard(&mut client, "k1");
+    assert_eq!(send(&mut client, "echo hi", "k1")["status"], "ok");
+    let again = json!({"sessionKey": "other", "message": "echo hi", "idempotencyKey": "k1"});
+    assert_eq!(client.call("chat.send", &again).unwrap_err()["code"], "INVALID_REQUEST");
+    let setup = gateway.setup();
+    drop(gateway);
+    let gateway = setup.start();
+    let mut client = gateway.operator();
+    assert_eq!(send(&mut client, "echo hi", "k1")["status"], "ok");
+    let ended = client.call("agent.wait", &json!({"runId": "k1"})).unwrap();
+    assert_eq!((ended["status"].as_str(), ended["result"]["payloads"][0]["text"].as_str()), (Some("ok"), Some("hi")));
+    assert_eq!(model.asked(), 1);
+    let history = client.call("chat.history", &json!({"sessionKey": "main"})).unwrap();
+    assert_eq!(history["messages"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn an_abort_is_immediate_and_the_next_run_begins() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let mut client = gateway.operator();
+    send(&mut client, "slow", "k1");
+    let delta = client.find(|frame| frame["event"] == "chat" && frame["payload"]["state"] == "delta");
+    assert_eq!(delta["payload"]["deltaText"], "Well");
+    assert_eq!(send(&mut client, "echo next", "k2")["status"], "started");
+    let history = client.call("chat.history", &json!({"sessionKey": "main"})).unwrap();
+    assert_eq!(history["inFlightRun"], json!({"runId": "k1", "text": "Well"}), "the second waits");
+    let started = Instant::now();
+    let aborted = client.call("chat.abort", &json!({"sessionKey": "main", "runId": "k1"})).unwrap();
+    assert_eq!(aborted["runIds"], json!(["k1"]));
+    let end = heard(&mut client, "k1").pop().unwrap();
+    assert_eq!((end["state"].as_str(), end["stopReason"].as_str()), (Some("aborted"), Some("aborted")));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(heard(&mut client, "k2").last().unwrap()["state"], "final");
+    let history = client.call("chat.history", &json!({"sessionKey": "main"})).unwrap();
+    let said = |at: usize| history["messages"][at]["content"][0]["text"].as_str().unwrap().to_owned();
+    assert_eq!([said(0), said(1), said(2), said(3)], ["slow", "Well", "echo next", "next"]);
+}
+
+#[test]
+fn agent_answers_twice_and_a_failure_has_its_reason() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let mut client = gateway.operator();
+    let id = client.send("agent", &json!({"message": "echo hi", "idempotencyKey": "a1"}));
+    assert_eq!(client.answer(&id).unwrap()["status"], "accepted");
+    let end = client.answer(&id).unwrap();
+    assert_eq!((end["status"].as_str(), end["result"]["payloads"][0]["text"].as_str()), (Some("ok"), Some("hi")));
+
+    model.refuse(&[404]);
+    let id = client.send("agent", &json!({"message": "echo hi", "idempotencyKey": "a2"}));
+    assert_eq!(client.answer(&id).unwrap()["status"], "accepted");
+    let error = client.answer(&id).unwrap_err();
+    assert!(error["message"].as_str().unwrap().contains("answered 404: as planned"), "{error}");
+    assert_eq!(error["details"]["stopReason"], "provider_error");
+    // What passes is tried again.
+    model.refuse(&[500]);
+    let id = client.send("agent", &json!({"message": "echo hi", "idempotencyKey": "a3"}));
+    client.answer(&id).unwrap();
+    assert_eq!(client.answer(&id).unwrap()["status"], "ok");
+}
+
+#[test]
+fn sessions_are_listed_searched_renamed_reset_and_deleted() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let mut client = gateway.operator();
+    client.call("sessions.subscribe", &json!({})).unwrap();
+    let created =
+        json!({"key": "work", "label": "Work", "message": "echo the quick brown fox", "idempotencyKey": "s1"});
+    let created = client.call("sessions.create", &created).unwrap();
+    assert_eq!((created["key"].as_str(), created["runId"].as_str()), (Some("agent:main:work"), Some("s1")));
+    heard(&mut client, "s1");
+    assert_eq!(client.event("sessions.changed")["sessionKey"], "agent:main:work");
+    let list = client.call("sessions.list", &json!({"limit": 10})).unwrap();
+    assert_eq!((list["count"].as_u64(), list["sessions"][0]["label"].as_str()), (Some(1), Some("Work")));
+    let found = client.call("sessions.search", &json!({"query": "quick fox"})).unwrap();
+    assert_eq!(found["results"][0]["sessionKey"], "agent:main:work");
+    client.call("sessions.patch", &json!({"key": "work", "label": null, "thinkingLevel": "high"})).unwrap();
+    let described = client.call("sessions.describe", &json!({"key": "work"})).unwrap();
+    assert_eq!(
+        (described["session"]["label"].as_str(), described["session"]["thinkingLevel"].as_str()),
+        (None, Some("high"))
+    );
+    let preview = client.call("sessions.preview", &json!({"keys": ["work", "none"]})).unwrap();
+    assert_eq!(
+        (preview["previews"][0]["status"].as_str(), preview["previews"][1]["status"].as_str()),
+        (Some("ok"), Some("missing"))
+    );
+    client.call("sessions.reset", &json!({"key": "work"})).unwrap();
+    let history = client.call("chat.history", &json!({"sessionKey": "work"})).unwrap();
+    assert_eq!(history["messages"], json!([]));
+    assert_eq!(client.call("sessions.delete", &json!({"key": "work"})).unwrap()["deleted"], true);
+    assert_eq!(client.call("sessions.list", &json!({})).unwrap()["count"], 0);
+    assert!(client.call("sessions.delete", &json!({"key": "main"})).is_err());
+}
+
+#[test]
+fn a_reader_reads_and_does_not_write() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let mut reader = gateway.client();
+    reader.connect(&operator_with(&["operator.read"])).unwrap();
+    reader.call("sessions.list", &json!({})).unwrap();
+    let refused = reader.call("chat.send", &json!({"sessionKey": "main", "message": "hi", "idempotencyKey": "r"}));
+    assert_eq!(refused.unwrap_err()["details"]["missingScope"], "operator.write");
+    assert_eq!(model.asked(), 0);
+}
