@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::hello::{Hello, IssuedToken};
+use super::own_addresses::OwnAddresses;
 use crate::auth::client::Client as ClientClaims;
 use crate::auth::device::SignedDevice;
 use crate::auth::ingress::Listener;
@@ -21,8 +22,8 @@ use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::standing::stands;
 use crate::auth::tailscale::Whois;
 use crate::auth::{
-    self, ApprovedRole, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant, HeaderView, Policy,
-    RateLimits, Surface, Verdict,
+    self, ApprovedRole, AuthMode, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant, HeaderView,
+    Policy, RateLimits, Surface, Verdict,
 };
 use crate::clock::UnixMs;
 use crate::conn::connect::{ConnectParams, PROTOCOL, PROTOCOL_PREVIOUS};
@@ -54,7 +55,7 @@ const DECISIONS: usize = 8;
 pub struct Admission {
     policy: ArcSwap<Policy>,
     limits: RateLimits,
-    own_addresses: Option<Vec<IpAddr>>,
+    own_addresses: OwnAddresses,
     tailscale: LocalApi,
     hub: Hub,
     domains: Domains,
@@ -83,11 +84,10 @@ impl Admission {
         router: Router,
     ) -> Self {
         let hello = Hello::new(&router);
-        let own_addresses = if_addrs::get_if_addrs().ok().map(|all| all.iter().map(if_addrs::Interface::ip).collect());
         Self {
             policy: ArcSwap::from_pointee(policy),
             limits,
-            own_addresses,
+            own_addresses: OwnAddresses::default(),
             tailscale,
             hub,
             domains,
@@ -139,11 +139,11 @@ impl Admission {
 
     /// The request behind a connect, as the rules read it.
     fn request<'a>(
-        &'a self,
         socket: &Socket,
         params: &'a ConnectParams,
         headers: HeaderView<'a>,
         whois: Option<Whois<'a>>,
+        own_addresses: Option<&'a [IpAddr]>,
     ) -> auth::Request<'a> {
         auth::Request {
             surface: Surface::WebSocket,
@@ -157,7 +157,7 @@ impl Admission {
                 bootstrap_token: params.auth.bootstrap_token.as_deref(),
             },
             whois,
-            own_addresses: self.own_addresses.as_deref(),
+            own_addresses,
         }
     }
 
@@ -165,7 +165,8 @@ impl Admission {
     async fn whois(&self, socket: &Socket, params: &ConnectParams) -> Option<localapi::Answer> {
         let address = {
             let lines = header_lines(&socket.head);
-            auth::needs_whois(&self.request(socket, params, HeaderView::new(&lines), None), &self.policy.load())?
+            let request = Self::request(socket, params, HeaderView::new(&lines), None, None);
+            auth::needs_whois(&request, &self.policy.load())?
         };
         let answer = self.tailscale.whois(address).await;
         if let Err(error) = &answer {
@@ -190,8 +191,11 @@ impl Admission {
         let device_id = params.device.as_ref().and_then(|device| DeviceId::parse(&device.id));
         let paired = device_id.and_then(|id| self.domains.devices.facts(id)).map(|facts| as_evidence(&facts));
         let scopes: Option<Vec<&str>> = params.scopes.as_ref().map(|all| all.iter().map(String::as_str).collect());
+        // Only of a proxy it matters whether it is this host under another name.
+        let own = matches!(policy.mode, AuthMode::TrustedProxy { .. }).then(|| self.own_addresses.current());
+        let own = own.as_ref().and_then(|own| own.list.as_deref());
         let evidence = Evidence {
-            request: self.request(socket, params, headers, whois),
+            request: Self::request(socket, params, headers, whois, own),
             client: ClientClaims {
                 id: &params.client.id,
                 mode: &params.client.mode,

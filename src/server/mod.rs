@@ -8,6 +8,7 @@ mod background;
 pub mod hello;
 pub mod lock;
 pub mod logging;
+mod own_addresses;
 mod policy;
 pub mod reception;
 mod reload;
