@@ -12,7 +12,7 @@ pub const MAX_PAYLOAD_BYTES: usize = 25 * 1024 * 1024;
 pub const PREAUTH_SOCKETS: usize = 16 * 1024;
 /// The same from one peer that many share: a trusted proxy that has not said yet for whom it speaks, or loopback, where
 /// tunnels end. Room for all clients of a gateway that come back at once.
-pub const PREAUTH_SOCKETS_SHARED: usize = 8 * 1024;
+pub const PREAUTH_SOCKETS_SHARED: usize = PREAUTH_SOCKETS / 2;
 /// The same from one client: an IPv4 address, an IPv6 /64. An office behind one address fits.
 pub const PREAUTH_SOCKETS_CLIENT: usize = 64;
 /// Bytes of unfinished messages of all such sockets together, beyond 4 KiB each.

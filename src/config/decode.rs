@@ -349,7 +349,8 @@ impl<'a> Reader<'a> {
             );
             self.problem(s.path.key(key), node, message);
         }
-        Limits { outbox_bytes, total_outbox_bytes }
+        let preauth_sockets = self.bytes(s, "preauthSockets", 16..=MIB).unwrap_or(default.preauth_sockets);
+        Limits { outbox_bytes, total_outbox_bytes, preauth_sockets }
     }
 
     fn secrets(&mut self, s: &Section<'a>) -> SecretProviders {
@@ -851,7 +852,7 @@ mod tests {
                 http: { securityHeaders: { strictTransportSecurity: "max-age=1" } },
             },
             logging: { level: "debug", consoleLevel: "silent", consoleStyle: "json", file: "~/log" },
-            plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576 },
+            plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576, preauthSockets: 64 },
                 tunnel: { sshConfig: "~/ssh" } } } } },
         }"#,
         );
@@ -883,7 +884,7 @@ mod tests {
         assert_eq!(gateway.strict_transport_security.as_deref(), Some("max-age=1"));
         assert_eq!(config.logging.console_style, ConsoleStyle::Json);
         assert_eq!(config.tunnel.ssh_config.as_deref(), Some("/home/u/ssh".as_ref()));
-        assert_eq!(config.limits, Limits { outbox_bytes: 65_536, total_outbox_bytes: 1 << 20 });
+        assert_eq!(config.limits, Limits { outbox_bytes: 65_536, total_outbox_bytes: 1 << 20, preauth_sockets: 64 });
     }
 
     #[test]

@@ -446,7 +446,7 @@ impl Default for TailscaleHost {
     }
 }
 
-/// `plugins.entries.clawgate.config.limits`: how much memory slow consumers may hold.
+/// `plugins.entries.clawgate.config.limits`: how much slow consumers and strangers may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `outboxBytes`: bytes that may wait for one connection, 64 KiB to 1 GiB. Default 4 MiB.
@@ -454,10 +454,17 @@ pub struct Limits {
     /// `totalOutboxBytes`: bytes that may wait for all connections together, 1 MiB to 64 GiB and not less
     /// than `outboxBytes`. Default 256 MiB.
     pub total_outbox_bytes: usize,
+    /// `preauthSockets`: sockets that may be open without having authenticated, all together, 16 to 1048576. Half of
+    /// them from one peer that many share. Default 16384.
+    pub preauth_sockets: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { outbox_bytes: limits::OUTBOX_BYTES, total_outbox_bytes: 256 << 20 }
+        Self {
+            outbox_bytes: limits::OUTBOX_BYTES,
+            total_outbox_bytes: 256 << 20,
+            preauth_sockets: limits::PREAUTH_SOCKETS,
+        }
     }
 }

@@ -128,7 +128,12 @@ pub fn run(options: Options) -> Result<usize, StartError> {
     let access = FilesAndCommands { environment: &environment };
     let start = resolve::start(&config, &environment, &flags, &host_facts(), profile.default_port(), &access)?;
     let handshake_timeout = resolve::handshake_timeout(&config, &environment)?;
-    let preauth = Bounds { client: resolve::preauth_sockets(&environment)?, ..Bounds::default() };
+    let preauth = Bounds {
+        total: config.limits.preauth_sockets,
+        shared: config.limits.preauth_sockets / 2,
+        client: resolve::preauth_sockets(&environment)?,
+        ..Bounds::default()
+    };
     make_private(&paths.state_dir)?;
     let log_dir = config
         .logging

@@ -121,3 +121,25 @@ fn a_refusal_has_its_reason_on_the_wire_in_the_log_and_in_a_counter() {
     assert_eq!(refused["trusted_proxy_missing_header"], 1, "{refused}");
     assert_eq!(refused["trusted_proxy_user_not_allowed"], 1, "{refused}");
 }
+
+#[test]
+fn s_35_where_there_is_no_room_the_oldest_stranger_goes_and_nobody_who_is_in() {
+    let limits = json!({"limits": {"preauthSockets": 16}});
+    let config = json!({
+        "gateway": {"trustedProxies": ["127.0.0.1"]},
+        "plugins": {"entries": {"clawgate": {"config": limits}}},
+    });
+    let gateway = Setup::new().config(&config).start();
+    let mut first = from(&gateway, "198.51.100.1").unwrap();
+    first.connect(&operator()).unwrap();
+    let mut flood: Vec<_> = (0..16).map(|number| from(&gateway, &format!("203.0.113.{number}")).unwrap()).collect();
+    for stranger in &mut flood {
+        stranger.nonce();
+    }
+    // Thousands more may come: who means it comes in among them.
+    from(&gateway, "198.51.100.2").unwrap().connect(&operator()).unwrap();
+    assert_eq!(flood[0].closed(), (1013, "too many unauthenticated connections".to_owned()));
+    flood[15].connect(&operator()).expect("it was not the oldest");
+    // From elsewhere and without a device it has no scopes; it is answered all the same.
+    assert_eq!(first.call("health", &json!({})).unwrap_err()["code"], "FORBIDDEN");
+}
