@@ -287,3 +287,69 @@ fn a_gateway_that_made_its_token_is_reached_without_flags() {
     let status = account.ok(&["status", "--port", &port]);
     assert!(status.contains("the token the running gateway made"), "{status}");
 }
+
+#[test]
+fn the_security_audit_names_key_and_fix_and_fails_on_what_is_critical() {
+    let account = Account::new().config(&json!({"gateway": {
+        "bind": "lan", "auth": {"token": "short"}, "controlUi": {"allowedOrigins": ["*"]}, "trustedProxies": ["10.0.0.0/8"],
+    }}));
+    let ran = account.run(&["security", "audit", "--json"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    let keys = |severity: &str| {
+        let findings = report["findings"].as_array().unwrap().iter().filter(|finding| finding["severity"] == severity);
+        findings.map(|finding| finding["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let critical = keys("critical");
+    assert!(critical.contains(&"gateway.auth.token".to_owned()), "{critical:?}");
+    assert!(critical.contains(&"gateway.controlUi.allowedOrigins".to_owned()), "{critical:?}");
+    assert!(critical.iter().any(|key| key.ends_with("openclaw.json")), "others can read the file: {critical:?}");
+    assert!(keys("warn").contains(&"gateway.trustedProxies".to_owned()), "{report}");
+    assert_eq!(report["summary"]["critical"], critical.len());
+    assert!(!ran.out.contains("\"short\""), "no secret is shown");
+    for finding in report["findings"].as_array().unwrap() {
+        assert!(
+            !finding["what"].as_str().unwrap().is_empty() && !finding["fix"].as_str().unwrap().is_empty(),
+            "{finding}"
+        );
+    }
+    let text = account.run(&["security", "audit"]);
+    assert!(text.out.contains("fix: clawgate config set gateway.auth.token"), "{}", text.out);
+    assert_eq!(Account::new().ok(&["security", "audit"]).trim(), "0 critical, 0 to look at, 0 to know");
+}
+
+#[test]
+fn the_proxy_doctor_says_what_the_gateway_sees_and_what_to_add() {
+    use std::io::{Read as _, Write as _};
+    let gateway = Gateway::start();
+    let account = Account::of(&gateway);
+    // A proxy that adds one line to each request.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let port = gateway.port;
+    std::thread::spawn(move || {
+        for mut near in listener.incoming().flatten() {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && near.read(&mut byte).is_ok_and(|read| read > 0) {
+                head.push(byte[0]);
+            }
+            head.truncate(head.len() - 2);
+            head.extend_from_slice(b"X-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n");
+            let mut far = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            far.write_all(&head).unwrap();
+            let mut answer = Vec::new();
+            far.read_to_end(&mut answer).unwrap();
+            near.write_all(&answer).unwrap();
+        }
+    });
+    let ran = account.run(&["doctor", "proxy", &url]);
+    assert_eq!(ran.code, 1, "{}\n{}", ran.out, ran.err);
+    assert!(ran.out.contains("hop       203.0.113.9 (client)"), "{}", ran.out);
+    assert!(ran.out.contains("gateway.trustedProxies: [\"127.0.0.1\"]"), "{}", ran.out);
+    let ran = account.run(&["doctor", "proxy", &format!("http://127.0.0.1:{port}/"), "--json"]);
+    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{}\n{}", ran.out, ran.err));
+    assert_eq!(report["verdict"], "direct-local", "{report}");
+    let ran = account.run(&["doctor", "proxy", "http://127.0.0.1:1/"]);
+    assert!(ran.code == 1 && ran.err.contains("http://127.0.0.1:1/"), "{}", ran.err);
+}

@@ -34,6 +34,8 @@ pub enum Command {
     Connect(Box<Common<Connect>>),
     /// One that stops reading, among others that work
     Slow(Box<Common<Slow>>),
+    /// Strangers with wrong tokens, while operators work
+    Storm(Box<Common<Storm>>),
     /// A mixture for a long time: whether memory grows
     Soak(Box<Common<Soak>>),
     /// A floor server (this program starts it by itself)
@@ -219,6 +221,23 @@ pub struct Slow {
     /// Seconds for which it reads nothing. The gateway gives a reason only to who reads again within its grace
     #[arg(long, value_parser = seconds, default_value = "0.6", value_name = "SECONDS")]
     pub stall: Duration,
+}
+
+/// Options of `storm`.
+#[derive(Clone, Debug, Args)]
+pub struct Storm {
+    /// Operators that work
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub operators: u32,
+    /// Calls a second of `system-presence` over all of them
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: u32,
+    /// Strangers that come a second
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub storm: u32,
+    /// Strangers that may be under way at a time
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub strangers: u32,
 }
 
 /// Options of `soak`.

@@ -55,6 +55,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Idle(it) => scenario::idle::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Connect(it) => scenario::connect::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Slow(it) => scenario::slow::run(&it.scenario, &it.run)?.publish(&it.run),
+        Command::Storm(it) => scenario::storm::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Soak(it) => scenario::soak::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Floor(kind) => Ok(floor::serve(&kind)?),
     }

@@ -101,6 +101,15 @@ fn one_who_stops_reading_is_closed_with_a_reason_and_the_others_go_on() {
 }
 
 #[test]
+fn strangers_who_knock_are_all_refused_and_the_operators_go_on() {
+    let Some(gateway) = gateway() else { return };
+    let report = report(&gateway, &["storm", "--operators", "10", "--rate", "200", "--storm", "200"]);
+    assert_eq!(figure(&report, "errors"), [0.0, 0.0], "{}", report["notes"]);
+    assert!(figure(&report, "strangers")[0] > 0.0, "{}", report["notes"]);
+    assert!(report["notes"].to_string().contains("token mismatch"), "{}", report["notes"]);
+}
+
+#[test]
 fn a_soak_goes_through_every_kind_of_call() {
     let Some(gateway) = gateway() else { return };
     let report = report(&gateway, &["soak", "--operators", "5", "--nodes", "2", "--rate", "500", "--churn", "10"]);

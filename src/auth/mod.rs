@@ -20,6 +20,7 @@ pub mod client;
 pub mod denied;
 pub mod device;
 mod evidence;
+pub mod explain;
 mod grant;
 pub mod headers;
 pub mod host;

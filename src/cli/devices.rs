@@ -319,6 +319,11 @@ async fn list(context: &Context, flags: &GatewayFlags) -> Result<(), CliError> {
     if !devices.pending.is_empty() {
         output.print(&output.paint(Tone::Strong, &format!("Pending ({})", devices.pending.len())))?;
         output.table(&pending_table(&devices, UnixMs::now()))?;
+        // The id of a device is the fingerprint of its key: what to compare with the device's own screen.
+        output.line("Compare the key (SHA-256) with what the device shows:")?;
+        for request in &devices.pending {
+            output.line(&format!("  {}  {}", short(&request.request_id), request.device_id))?;
+        }
         output.line("Approve one with: clawgate devices approve REQUEST")?;
     }
     if !devices.paired.is_empty() {

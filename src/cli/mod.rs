@@ -8,6 +8,7 @@
 pub mod config;
 mod context;
 mod devices;
+mod doctor;
 mod error;
 mod explain;
 mod gateway;
@@ -15,6 +16,7 @@ mod logs;
 mod node_query;
 mod nodes;
 mod output;
+mod security;
 mod status;
 mod system;
 mod target;
@@ -83,6 +85,12 @@ enum Command {
     /// Read and edit the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Look for what makes this installation less safe than it could be
+    #[command(subcommand)]
+    Security(security::SecurityCommand),
+    /// Find out what is wrong
+    #[command(subcommand)]
+    Doctor(doctor::DoctorCommand),
     /// Print the completion script for a shell
     Completion {
         /// The shell
@@ -103,6 +111,8 @@ impl Command {
             Self::Devices(command) => command.prints_json(),
             Self::System(command) => command.prints_json(),
             Self::Tunnel(command) => command.prints_json(),
+            Self::Security(command) => command.prints_json(),
+            Self::Doctor(command) => command.prints_json(),
             // `config` prints its own errors.
             Self::Config(_) | Self::Completion { .. } => false,
         }
@@ -150,6 +160,8 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Devices(command) => talk(command.run(&context()?)),
         Command::System(command) => talk(command.run(&context()?)),
         Command::Tunnel(command) => talk(command.run(&context()?)),
+        Command::Security(command) => command.run(&context()?),
+        Command::Doctor(command) => talk(command.run(&context()?)),
     }
 }
 

@@ -81,6 +81,11 @@ pub trait Site: Send + Sync + 'static {
     fn uptime_ms(&self) -> u64;
     /// Ends when no further request is waited for: the gateway stops, or needs the place of this socket.
     fn called_off(&self) -> impl Future<Output = ()> + Send;
+    /// Whether a request for a page is one that an operator examines their proxy with: then it is noted, and answered
+    /// with nothing.
+    fn examine(&self, _peer: SocketAddr, _path: &str, _headers: &http::HeaderMap) -> bool {
+        false
+    }
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<Self::Admitted, Reject>;
     /// Hears of every refusal, for the counters.
@@ -180,7 +185,7 @@ fn answer<S: Site>(request: Request<Incoming>, peer: Peer, site: &S, visit: &Mut
         } else {
             // A connection that a proxy keeps open has served others before: their time is not the next one's.
             visit.since = Instant::now();
-            page_for(&request, peer, site.readiness(), site.uptime_ms())
+            page_for(&request, peer, site)
         }
     });
     result.unwrap_or_else(|reject| {
@@ -205,7 +210,8 @@ fn open_websocket<S: Site>(
     Ok((upgrade::switching_protocols(&accept), Opening { upgrading, head: Arc::new(head), admitted }))
 }
 
-fn page_for(request: &Request<Incoming>, peer: Peer, readiness: Readiness, uptime_ms: u64) -> Result<Answer, Reject> {
+fn page_for<S: Site>(request: &Request<Incoming>, peer: Peer, site: &S) -> Result<Answer, Reject> {
+    let readiness = site.readiness();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(reject::METHOD_NOT_ALLOWED);
     }
@@ -216,7 +222,8 @@ fn page_for(request: &Request<Incoming>, peer: Peer, readiness: Readiness, uptim
         }
         "/healthz" => Ok(page::live()),
         "/readyz" => Ok(page::ready(readiness)),
-        "/startupz" => Ok(page::started(readiness, uptime_ms)),
+        "/startupz" => Ok(page::started(readiness, site.uptime_ms())),
+        path if site.examine(peer.address, path, request.headers()) => Ok(page::nothing()),
         _ => Err(reject::NOT_FOUND),
     }
 }

@@ -57,6 +57,11 @@ pub fn started(readiness: Readiness, uptime_ms: u64) -> Answer {
     answer(status, "application/json; charset=utf-8", body)
 }
 
+/// An answer that says nothing but that the request has come.
+pub fn nothing() -> Answer {
+    answer(StatusCode::OK, "text/plain; charset=utf-8", "noted; the report is where it was asked for\n".to_owned())
+}
+
 const fn name(readiness: Readiness) -> &'static str {
     match readiness {
         Readiness::Starting => "starting",

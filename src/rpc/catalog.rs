@@ -267,6 +267,9 @@ pub const METHODS: &[(&str, Access)] = &[
     ("exec.approvals.node.set", ADMIN),
     ("exec.approvals.set", ADMIN),
     ("fs.listDir", WRITE),
+    // Not of the wire: this gateway's own, for `clawgate doctor proxy`.
+    ("gateway.doctor.proxy.begin", ADMIN),
+    ("gateway.doctor.proxy.report", ADMIN),
     ("gateway.identity.get", READ),
     ("gateway.restart.preflight", READ),
     ("gateway.restart.request", ADMIN),

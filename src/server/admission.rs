@@ -12,10 +12,12 @@ use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::doctor::{self, Doctor};
 use super::hello::{Hello, IssuedToken};
 use super::own_addresses::OwnAddresses;
 use crate::auth::client::Client as ClientClaims;
 use crate::auth::device::SignedDevice;
+use crate::auth::explain::explain;
 use crate::auth::ingress::Listener;
 use crate::auth::pairing::PairingNeeded;
 use crate::auth::rate_limit::RateLimitPolicy;
@@ -67,6 +69,7 @@ pub struct Admission {
     changing: AtomicBool,
     handshake_timeout: Duration,
     shutdown: Shutdown,
+    doctor: Doctor,
 }
 
 impl Admission {
@@ -98,7 +101,14 @@ impl Admission {
             changing: AtomicBool::new(false),
             handshake_timeout,
             shutdown,
+            doctor: Doctor::default(),
         }
+    }
+
+    /// The same, with requests of `doctor` noted.
+    #[must_use]
+    pub fn examining_for(self, doctor: Doctor) -> Self {
+        Self { doctor, ..self }
     }
 
     /// Says how far the start, or the stop, has come.
@@ -514,6 +524,18 @@ impl Admission {
     pub fn enter(&self, peer: IpAddr) -> Result<Slot, Full> {
         let is_shared = peer.to_canonical().is_loopback() || self.policy.load().ingress.trusted_proxies.contains(peer);
         self.preauth.enter(peer, is_shared)
+    }
+
+    /// Whether a request for a page is one that an operator examines their proxy with; see [`doctor`].
+    pub fn examine(&self, peer: SocketAddr, path: &str, headers: &http::HeaderMap) -> bool {
+        let Some(number) = headers.get(doctor::HEADER).and_then(|number| number.to_str().ok()) else { return false };
+        if path != doctor::PATH {
+            return false;
+        }
+        let policy = self.policy.load();
+        let lines: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let own = self.own_addresses.as_deref();
+        self.doctor.examine(number, UnixMs::now(), || explain(peer.ip(), HeaderView::new(&lines), own, &policy))
     }
 
     /// Time from the accept to the end of the TLS handshake.

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod announce;
 mod background;
+pub mod doctor;
 pub mod hello;
 pub mod lock;
 pub mod logging;
@@ -192,11 +193,13 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let channels = Channels::new(talk.clone(), agent.clone(), background.handle(), telegram);
         let system = System::new(facts, hub.clone());
         let domains = Domains { system, devices, nodes, sessions, agent, channels };
-        let router = methods::router(&domains);
+        let mut router = methods::router(&domains);
+        let doctor = doctor::Doctor::default();
+        router.mount(&doctor, doctor::METHODS);
         let policy = policy::policy(&config, &start.auth, generated.as_ref());
         let limits = RateLimits::new(policy::rate_limits(&config));
         let shutdown = Shutdown::default();
-        let admission = Arc::new(Admission::new(
+        let admission = Admission::new(
             policy,
             limits,
             LocalApi::new(config.tailscale.socket.clone()),
@@ -206,7 +209,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             hub.clone(),
             domains.clone(),
             router,
-        ));
+        );
+        let admission = Arc::new(admission.examining_for(doctor));
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let reception = Reception {

@@ -144,6 +144,10 @@ impl Site for Visit {
         self.admission.uptime_ms()
     }
 
+    fn examine(&self, peer: SocketAddr, path: &str, headers: &http::HeaderMap) -> bool {
+        self.admission.examine(peer, path, headers)
+    }
+
     async fn called_off(&self) {
         self.admission.call_off(&self.slot).await;
     }

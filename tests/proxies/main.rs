@@ -57,6 +57,7 @@ behind_each! {
     who_goes_around_the_proxy_is_refused,
     two_hundred_clients_come_in_at_once,
     the_real_cli_connects,
+    the_doctor_sees_what_comes_through,
 }
 
 /// One gateway with one proxy in front, and where their clients are.
@@ -158,7 +159,7 @@ fn control_ui(scopes: &[&str]) -> Value {
     params
 }
 
-/// The close frame's code, or 0 when the connection just ended.
+/// Waits for the close frame, and gives its reason.
 fn end(client: &mut Client) -> String {
     client.closed().1
 }
@@ -286,6 +287,31 @@ fn two_hundred_clients_come_in_at_once(scene: &Scene) {
         assert!(lines.iter().any(|line| line.contains(&address)), "{address} is in the log");
     }
     assert_eq!(scene.proxy.source, scene.place.source(&scene.networks));
+}
+
+fn the_doctor_sees_what_comes_through(scene: &Scene) {
+    let mut alice = scene.open(0, ALICE).expect("the upgrade passes");
+    alice.connect(&plain(&["operator.admin"])).expect("Alice is let in");
+    let begun = alice.call("gateway.doctor.proxy.begin", &json!({})).unwrap();
+    let (number, path, header) = (&begun["number"], &begun["path"], &begun["header"]);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: gw.example\r\n{}: {}\r\n{ALICE}X-Forwarded-For: 127.0.0.1\r\nConnection: close\r\n\r\n",
+        text(path),
+        text(header),
+        text(number)
+    );
+    let mut stream = scene.networks.clients.connect(scene.client(9), scene.proxy.address);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    assert_eq!(HttpAnswer::read(&mut stream).status, 200);
+    let report = alice.call("gateway.doctor.proxy.report", &json!({"number": number})).unwrap()["report"].take();
+    assert_eq!(report["peer"], scene.proxy.source.to_string());
+    assert_eq!((&report["verdict"], &report["peerIsTrusted"]), (&json!("trusted-proxy"), &json!(true)));
+    assert_eq!(report["client"], scene.client(9).to_string());
+    assert_eq!(report["identity"], json!({"user": "alice@example.com"}));
+    assert_eq!(report["advice"], json!([]), "{report}");
+    assert!(!report.to_string().contains("session="), "{report}");
 }
 
 fn the_real_cli_connects(scene: &Scene) {

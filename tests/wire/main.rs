@@ -10,6 +10,7 @@ mod support;
 
 mod budgets;
 mod devices;
+mod doctor;
 mod handshake;
 mod log;
 mod nodes;

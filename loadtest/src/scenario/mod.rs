@@ -8,6 +8,7 @@ pub mod nodes;
 pub mod rpc;
 pub mod slow;
 pub mod soak;
+pub mod storm;
 
 use std::rc::Rc;
 use std::time::Duration;
