@@ -8,6 +8,7 @@
 pub mod config;
 mod context;
 mod devices;
+mod discover;
 mod error;
 mod explain;
 mod gateway;
@@ -19,6 +20,8 @@ mod status;
 mod system;
 mod target;
 mod time;
+#[cfg(feature = "tui")]
+mod top;
 mod trust;
 mod tunnel;
 
@@ -77,6 +80,9 @@ enum Command {
     /// The gateway's view of the system
     #[command(subcommand)]
     System(system::SystemCommand),
+    /// Watch the gateway: connections, latencies, nodes
+    #[cfg(feature = "tui")]
+    Top(top::TopArgs),
     /// The SSH tunnel to a remote gateway
     #[command(subcommand)]
     Tunnel(tunnel::TunnelCommand),
@@ -102,11 +108,18 @@ impl Command {
             Self::Nodes(command) => command.prints_json(),
             Self::Devices(command) => command.prints_json(),
             Self::System(command) => command.prints_json(),
+            #[cfg(feature = "tui")]
+            Self::Top(command) => command.prints_json(),
             Self::Tunnel(command) => command.prints_json(),
             // `config` prints its own errors.
             Self::Config(_) | Self::Completion { .. } => false,
         }
     }
+}
+
+/// The whole grammar: for man pages, and whoever else reads it.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with these arguments, the first of which is its name.
@@ -149,6 +162,8 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Nodes(command) => talk(command.run(&context()?)),
         Command::Devices(command) => talk(command.run(&context()?)),
         Command::System(command) => talk(command.run(&context()?)),
+        #[cfg(feature = "tui")]
+        Command::Top(command) => talk(command.run(&context()?)),
         Command::Tunnel(command) => talk(command.run(&context()?)),
     }
 }
@@ -230,6 +245,8 @@ mod tests {
             "clawgate gateway fingerprint --json",
             "clawgate gateway status --deep --require-rpc",
             "clawgate --profile work gateway status --no-probe",
+            "clawgate gateway discover --timeout 100 --json",
+            "clawgate config schema --json",
             "clawgate gateway explain --for probe --json",
             "clawgate gateway trust wss://gw.example --fingerprint AB:CD",
             "clawgate gateway trust wss://gw.example --forget",
