@@ -16,6 +16,7 @@ use crate::config::edit::EditError;
 use crate::config::load::{LoadError, SaveError, Source, check, load, save, with_dotenv};
 use crate::config::raw::{Document, Member, Node, Value, parse_value};
 use crate::config::redact::redact_text;
+use crate::config::schema::schema;
 use crate::config::secret_ref::SecretSource;
 use crate::config::snapshot::{issue, issues};
 use crate::config::{Environment, KeyPath, Paths};
@@ -52,6 +53,12 @@ pub enum ConfigCommand {
         dry_run: bool,
         /// Print the result of --dry-run as JSON
         #[arg(long)]
+        json: bool,
+    },
+    /// Print the settings that clawgate reads, as a JSON Schema
+    Schema {
+        /// For the incumbent's grammar: it is JSON either way
+        #[arg(long, hide = true)]
         json: bool,
     },
     /// Check the configuration file without starting anything
@@ -142,6 +149,9 @@ pub fn run(
     let (json, outcome) = match command {
         ConfigCommand::File { json } => return file(context, json, out),
         ConfigCommand::Validate { json } => return validate(context, json, out, err),
+        ConfigCommand::Schema { .. } => {
+            return writeln!(out, "{}", pretty(&schema())).map(|()| ExitCode::SUCCESS);
+        }
         ConfigCommand::Get { path, json } => (json, get(context, &path, json)),
         ConfigCommand::Set(args) => (args.json && args.dry_run, set(context, args)),
         ConfigCommand::Unset { path, dry_run, json } => (json, unset(context, &path, dry_run, json)),
@@ -364,6 +374,13 @@ mod tests {
             let text = |bytes| String::from_utf8(bytes).unwrap();
             (code == ExitCode::SUCCESS, text(out), text(err))
         }
+    }
+
+    #[test]
+    fn schema_is_json() {
+        let (ok, out, _) = Home::with("{}").run(&["schema"]);
+        let schema: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert!(ok && schema["properties"]["gateway"]["properties"]["port"]["type"] == "integer");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::context::Context;
+use super::discover::DiscoverArgs;
 use super::error::CliError;
 use super::explain::ExplainArgs;
 use super::output::Tone;
@@ -70,6 +71,8 @@ pub(super) enum TalkCommand {
     Probe(GatewayFlags),
     /// Show what clients pin of this gateway's certificate
     Fingerprint(FingerprintArgs),
+    /// Find gateways that can be reached from here
+    Discover(DiscoverArgs),
     /// Say which gateway and which credentials count here, and why
     Explain(ExplainArgs),
     /// Accept the certificate of a wss:// gateway, or forget it
@@ -194,6 +197,7 @@ impl GatewayArgs {
             Some(GatewayCommand::Talk(TalkCommand::Health(flags) | TalkCommand::Probe(flags))) => flags.json,
             Some(GatewayCommand::Talk(TalkCommand::Status(args))) => args.gateway.json,
             Some(GatewayCommand::Talk(TalkCommand::Fingerprint(args))) => args.json,
+            Some(GatewayCommand::Talk(TalkCommand::Discover(args))) => args.prints_json(),
             Some(GatewayCommand::Talk(TalkCommand::Explain(args))) => args.prints_json(),
             Some(GatewayCommand::Talk(TalkCommand::Trust(args))) => args.prints_json(),
         }
@@ -221,6 +225,7 @@ impl TalkCommand {
             Self::Status(args) => status(context, &args).await,
             Self::Probe(flags) => probe(context, &flags).await,
             Self::Fingerprint(args) => fingerprint(context, &args),
+            Self::Discover(args) => args.run(context).await,
             Self::Explain(args) => args.run(context),
             Self::Trust(args) => args.run(context),
         }

@@ -8,6 +8,7 @@
 pub mod config;
 mod context;
 mod devices;
+mod discover;
 mod doctor;
 mod error;
 mod explain;
@@ -21,6 +22,8 @@ mod status;
 mod system;
 mod target;
 mod time;
+#[cfg(feature = "tui")]
+mod top;
 mod trust;
 mod tunnel;
 
@@ -79,6 +82,9 @@ enum Command {
     /// The gateway's view of the system
     #[command(subcommand)]
     System(system::SystemCommand),
+    /// Watch the gateway: connections, latencies, nodes
+    #[cfg(feature = "tui")]
+    Top(top::TopArgs),
     /// The SSH tunnel to a remote gateway
     #[command(subcommand)]
     Tunnel(tunnel::TunnelCommand),
@@ -110,6 +116,8 @@ impl Command {
             Self::Nodes(command) => command.prints_json(),
             Self::Devices(command) => command.prints_json(),
             Self::System(command) => command.prints_json(),
+            #[cfg(feature = "tui")]
+            Self::Top(command) => command.prints_json(),
             Self::Tunnel(command) => command.prints_json(),
             Self::Security(command) => command.prints_json(),
             Self::Doctor(command) => command.prints_json(),
@@ -117,6 +125,11 @@ impl Command {
             Self::Config(_) | Self::Completion { .. } => false,
         }
     }
+}
+
+/// The whole grammar: for man pages, and whoever else reads it.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with these arguments, the first of which is its name.
@@ -159,6 +172,8 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Nodes(command) => talk(command.run(&context()?)),
         Command::Devices(command) => talk(command.run(&context()?)),
         Command::System(command) => talk(command.run(&context()?)),
+        #[cfg(feature = "tui")]
+        Command::Top(command) => talk(command.run(&context()?)),
         Command::Tunnel(command) => talk(command.run(&context()?)),
         Command::Security(command) => command.run(&context()?),
         Command::Doctor(command) => talk(command.run(&context()?)),
@@ -242,6 +257,8 @@ mod tests {
             "clawgate gateway fingerprint --json",
             "clawgate gateway status --deep --require-rpc",
             "clawgate --profile work gateway status --no-probe",
+            "clawgate gateway discover --timeout 100 --json",
+            "clawgate config schema --json",
             "clawgate gateway explain --for probe --json",
             "clawgate gateway trust wss://gw.example --fingerprint AB:CD",
             "clawgate gateway trust wss://gw.example --forget",

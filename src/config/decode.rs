@@ -789,7 +789,7 @@ fn origin(text: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::model::{AuthMode, Bind, Mode, TailscaleMode};
     use super::*;
 
@@ -814,10 +814,8 @@ mod tests {
         assert_eq!(format!("{:?}", config("{}")), format!("{:?}", Config::default()));
     }
 
-    #[test]
-    fn reads_every_key() {
-        let config = config(
-            r#"{
+    /// A document with every key there is.
+    pub(in crate::config) const EVERY_KEY: &str = r#"{
             gateway: {
                 mode: "local", port: 0x4965, bind: "custom", customBindHost: "192.168.1.5, ::1",
                 auth: {
@@ -854,8 +852,11 @@ mod tests {
             logging: { level: "debug", consoleLevel: "silent", consoleStyle: "json", file: "~/log" },
             plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576, preauthSockets: 64 },
                 tunnel: { sshConfig: "~/ssh" } } } } },
-        }"#,
-        );
+        }"#;
+
+    #[test]
+    fn reads_every_key() {
+        let config = config(EVERY_KEY);
         let gateway = &config.gateway;
         assert_eq!((gateway.mode, gateway.port, gateway.bind), (Some(Mode::Local), Some(0x4965), Bind::Custom));
         assert_eq!(format!("{:?}", gateway.custom_bind_host), "[192.168.1.5, ::1]");

@@ -29,6 +29,7 @@ pub mod raw;
 pub mod redact;
 pub mod resolve;
 pub mod restart;
+pub mod schema;
 pub mod secret_ref;
 pub mod snapshot;
 

@@ -18,6 +18,7 @@
 
 mod client;
 mod gateway;
+mod incumbent;
 mod node_host;
 mod parts;
 mod program;
@@ -146,6 +147,16 @@ fn a_node_is_renamed_and_a_removed_one_is_cut_off_at_once(release: Release) {
         assert_ne!(node["approvalState"], "approved", "a removed node keeps no approval: {node}");
     }
     cli.fails(which_uname(node_id.as_str().unwrap()).as_slice());
+}
+
+#[test]
+fn our_cli_speaks_to_the_incumbents_gateway_2026_9_6() {
+    parts::with(|| incumbent::our_cli_speaks_to_the_incumbents_gateway(CURRENT, "2026.9.6"));
+}
+
+#[test]
+fn our_cli_speaks_to_the_incumbents_gateway_2026_6_11() {
+    parts::with(|| incumbent::our_cli_speaks_to_the_incumbents_gateway(OLDER, "2026.6.11"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod support;
 
 mod explain;
 mod front;
+mod library;
 mod service;
 mod tls;
 mod tunnel;

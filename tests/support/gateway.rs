@@ -296,7 +296,7 @@ struct Written {
 }
 
 impl Lines {
-    fn of(output: impl Read + Send + 'static) -> Self {
+    pub fn of(output: impl Read + Send + 'static) -> Self {
         let lines = Self(Arc::default());
         let shared = Arc::clone(&lines.0);
         std::thread::spawn(move || {
