@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::parts;
@@ -31,9 +32,14 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts one on a free port and waits until it is ready.
     pub(crate) fn start() -> Self {
+        Self::start_with(&Value::Null)
+    }
+
+    /// The same with more settings, by their top-level keys.
+    pub(crate) fn start_with(more: &Value) -> Self {
         let home = tempfile::tempdir().unwrap();
         let port = free_port();
-        write_config(home.path(), port);
+        write_config(home.path(), port, more);
         let program = launch(home.path());
         let mut gateway = Self { program, port, home };
         gateway.wait_until_ready();
@@ -71,14 +77,16 @@ impl Gateway {
 }
 
 /// Writes the configuration that a gateway on `port` and its local clients share.
-pub(crate) fn write_config(home: &Path, port: u16) {
+pub(crate) fn write_config(home: &Path, port: u16, more: &Value) {
     let folder = home.join(".openclaw");
     fs::create_dir_all(&folder).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
     let file = folder.join("openclaw.json");
     let auth = format!("{{ mode: \"token\", token: \"{TOKEN}\" }}");
     let gateway = format!("{{ mode: \"local\", port: {port}, bind: \"loopback\", auth: {auth} }}");
-    fs::write(&file, format!("{{\n  update: {{ checkOnStart: false }},\n  gateway: {gateway},\n}}\n")).unwrap();
+    let more: String =
+        more.as_object().into_iter().flatten().map(|(key, value)| format!("  {key}: {value},\n")).collect();
+    fs::write(&file, format!("{{\n  update: {{ checkOnStart: false }},\n  gateway: {gateway},\n{more}}}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
