@@ -17,9 +17,9 @@
 //!
 //! ```text
 //! 5 composition   main  cli  server  methods
-//! 4 domains       devices nodes system
+//! 4 domains       devices nodes system sessions approvals agent channels
 //! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
-//! 2 adapters      private_file  net  tailscale  store  client  config::load
+//! 2 adapters      private_file  net  tailscale  store  client  outgoing  config::load
 //! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
 //! 0 words         address  id  limits  secret  clock  rpc::{envelope,error,scope}  ws::{message,close}
 //! ```
@@ -28,6 +28,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod approvals;
 pub mod auth;
 pub mod channels;
 pub mod cli;

@@ -1,6 +1,7 @@
 //! The one list of every RPC method: each domain's table, mounted over its handle.
 
 use crate::agent::{self, Agent};
+use crate::approvals::{self, Approvals};
 use crate::channels::{self, Channels};
 use crate::devices::{self, Devices};
 use crate::nodes::{self, Nodes};
@@ -19,6 +20,8 @@ pub struct Domains {
     pub nodes: Nodes,
     /// Sessions and transcripts.
     pub sessions: Sessions,
+    /// A person's word for one command.
+    pub approvals: Approvals,
     /// Runs, models, tools.
     pub agent: Agent,
     /// Where people write from.
@@ -32,6 +35,7 @@ pub fn router(domains: &Domains) -> Router {
     router.mount(&domains.devices, devices::methods::METHODS);
     router.mount(&domains.nodes, nodes::methods::METHODS);
     router.mount(&domains.sessions, sessions::methods::METHODS);
+    router.mount(&domains.approvals, approvals::methods::METHODS);
     router.mount(&domains.agent, agent::methods::METHODS);
     router.mount(&domains.channels, channels::methods::METHODS);
     router

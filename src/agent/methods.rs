@@ -34,6 +34,9 @@ pub const METHODS: &[Method<Agent>] = &[
     Method { name: "sessions.create", handler: sessions_create },
     Method { name: "sessions.reset", handler: sessions_reset },
     Method { name: "sessions.delete", handler: sessions_delete },
+    Method { name: "tools.invoke", handler: tools_invoke },
+    Method { name: "commands.list", handler: |_, call| call.answer(&json!({"commands": []})) },
+    Method { name: "question.list", handler: |_, call| call.answer(&json!({"questions": []})) },
 ];
 
 /// Bytes of one message.
@@ -497,5 +500,41 @@ fn sessions_delete(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
         agent.settle(&key).await;
         let deleted = agent.0.sessions.delete(&key, delete_transcript.unwrap_or(true), now).await?;
         Ok(json!({"ok": true, "key": key.as_str(), "deleted": deleted, "archived": []}))
+    })
+}
+
+/// Calls a tool as the agent would, for an operator. What needs a person's approval is not called this way.
+fn tools_invoke(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        name: String,
+        args: Option<Value>,
+        idempotency_key: Option<String>,
+    }
+    let Params { name, args, idempotency_key } = call.params()?;
+    let agent = agent.clone();
+    call.spawn(async move {
+        let callable = agent.0.nodes.callable();
+        let offered = tools::offer(&callable);
+        let arguments = args.unwrap_or_else(|| json!({}));
+        let failed = |code: &str, message: String| {
+            json!({"ok": false, "toolName": name, "source": "core", "error": {"code": code, "message": message}})
+        };
+        Ok(match tools::plan(&offered, &callable, &name, &arguments) {
+            tools::Plan::Say(said, false) => {
+                let output: Value = serde_json::from_str(&said).unwrap_or_else(|_| json!(said));
+                json!({"ok": true, "toolName": name, "source": "core", "output": output})
+            }
+            tools::Plan::Say(why, true) => failed("invalid_arguments", why),
+            tools::Plan::Exec { .. } => failed("requires_approval", "exec is the agent's: it asks for approval there".to_owned()),
+            tools::Plan::Invoke { node_id, command, params, timeout_ms } => {
+                let key = idempotency_key.unwrap_or_else(id::uuid);
+                match agent.0.nodes.call(&node_id, &command, &params, timeout_ms, &key).await {
+                    Ok(output) => json!({"ok": true, "toolName": name, "source": "core", "output": output}),
+                    Err(error) => failed("tool_failed", error),
+                }
+            }
+        })
     })
 }

@@ -33,6 +33,7 @@ use tokio::sync::watch;
 
 pub use record::{Asked, End, Outcome, Route, SCHEMA, Taken};
 
+use crate::approvals::Approvals;
 use crate::clock::UnixMs;
 use crate::nodes::Nodes;
 use crate::outgoing::Outgoing;
@@ -101,6 +102,7 @@ struct Inner {
     store: Store,
     sessions: Sessions,
     nodes: Nodes,
+    approvals: Approvals,
     outgoing: Outgoing,
     settings: Settings,
     runtime: tokio::runtime::Handle,
@@ -131,6 +133,7 @@ impl Agent {
         store: Store,
         sessions: Sessions,
         nodes: Nodes,
+        approvals: Approvals,
         outgoing: Outgoing,
         settings: Settings,
         runtime: tokio::runtime::Handle,
@@ -139,6 +142,7 @@ impl Agent {
             store,
             sessions,
             nodes,
+            approvals,
             outgoing,
             settings,
             runtime,

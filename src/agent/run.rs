@@ -11,6 +11,7 @@ use super::providers::{self, Ask, Endpoint, Failure, FailureKind, Next};
 use super::record::{self, End, Outcome};
 use super::tools::{self, Plan, Tool};
 use super::{Agent, Live, MAX_RUN_TOKENS, MAX_TOOL_CALLS, MAX_TURNS};
+use crate::approvals::{Approvals, Command, Decision};
 use crate::clock::UnixMs;
 use crate::id;
 use crate::rpc::catalog::Event;
@@ -350,18 +351,56 @@ impl Course<'_> {
     /// Carries a plan out: parts of the result, and whether it is an error.
     async fn carry_out(&self, call_id: &str, plan: Plan) -> (Vec<Block>, bool) {
         let text = |text: String| vec![Block::Text { text: tools::shown(&text) }];
+        // The place in the transcript tells calls apart to which a provider gave the same id.
+        let key = format!("{}\n{}\n{call_id}", self.live.id, self.messages.len());
+        let key = SecretHash::of(&key).to_hex();
         match plan {
             Plan::Say(said, is_error) => (text(said), is_error),
             Plan::Invoke { node_id, command, params, timeout_ms } => {
-                // The place in the transcript tells calls apart to which a provider gave the same id.
-                let key = format!("{}\n{}\n{call_id}", self.live.id, self.messages.len());
-                let key = SecretHash::of(&key).to_hex();
                 match self.agent.0.nodes.call(&node_id, &command, &params, timeout_ms, &key).await {
                     Ok(payload) => (text(payload.to_string()), false),
                     Err(error) => (text(error), true),
                 }
             }
+            Plan::Exec { node_id, argv, cwd, timeout_ms } => {
+                let command = Command {
+                    command_argv: argv,
+                    cwd,
+                    node_id: Some(node_id),
+                    session_key: Some(self.live.key.to_string()),
+                };
+                match self.exec(command, timeout_ms, &key).await {
+                    Ok(payload) => (text(payload.to_string()), false),
+                    Err(error) => (text(error), true),
+                }
+            }
         }
+    }
+
+    /// Asks for an approval, waits for it, and runs exactly what was approved.
+    async fn exec(&self, command: Command, timeout_ms: u64, key: &str) -> Result<Value, String> {
+        let approvals = &self.agent.0.approvals;
+        let (id, _) = approvals
+            .request(None, command.clone(), None, UnixMs::now())
+            .map_err(|error| error.message.into_owned())?;
+        // Also when the run is stopped while a person thinks about it.
+        let withdrawn = Withdraw { approvals, id: &id };
+        match approvals.wait(&id).await {
+            Some(Decision::AllowOnce) => {}
+            Some(Decision::Deny) => return Err("the command was not approved: a person said no".to_owned()),
+            None => return Err("the command was not approved: nobody decided in time".to_owned()),
+        }
+        if !approvals.take(&id, &command, UnixMs::now()) {
+            return Err("the approval is used up, or was for another command".to_owned());
+        }
+        drop(withdrawn);
+        let mut params = json!({"command": command.command_argv, "runId": id, "timeoutMs": timeout_ms,
+            "agentId": "main", "sessionKey": self.live.key.as_str()});
+        if let Some(cwd) = &command.cwd {
+            params["cwd"] = json!(cwd);
+        }
+        let node_id = command.node_id.unwrap_or_default();
+        self.agent.0.nodes.run_approved(&node_id, &params, timeout_ms.saturating_add(5000), key).await
     }
 
     fn system(&self) -> String {
@@ -538,6 +577,18 @@ impl Course<'_> {
         let payload = self.envelope("tool", data);
         self.agent.0.sessions.send(&self.live.key, Event::AGENT, &payload);
         self.agent.0.sessions.send_to_followers(&self.live.key, Event::SESSION_TOOL, &payload);
+    }
+}
+
+/// Takes a request back when nobody waits for it any more.
+struct Withdraw<'a> {
+    approvals: &'a Approvals,
+    id: &'a str,
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        self.approvals.withdraw(self.id, UnixMs::now());
     }
 }
 

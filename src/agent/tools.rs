@@ -27,6 +27,9 @@ pub struct Tool {
     pub command: Option<String>,
 }
 
+/// The name of the tool that runs programs.
+const EXEC: &str = "exec";
+
 /// What to do about a call of the model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan {
@@ -43,11 +46,25 @@ pub enum Plan {
         /// How long it may take.
         timeout_ms: u64,
     },
+    /// Run a program on a node, once a person has approved it.
+    Exec {
+        /// The node's id.
+        node_id: String,
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// In which folder.
+        cwd: Option<String>,
+        /// How long it may take.
+        timeout_ms: u64,
+    },
 }
 
 /// The tools of this moment.
 pub fn offer(nodes: &[Callable]) -> Vec<Tool> {
     let mut tools = vec![Tool { spec: nodes_tool(), command: None }];
+    if nodes.iter().any(|node| node.runs_programs) {
+        tools.push(Tool { spec: exec_tool(), command: None });
+    }
     let mut commands: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for node in nodes {
         for command in &node.commands {
@@ -90,6 +107,26 @@ fn nodes_tool() -> ToolSpec {
                 "timeoutMs": {"type": "integer"},
             },
             "required": ["action"],
+        }),
+    }
+}
+
+fn exec_tool() -> ToolSpec {
+    ToolSpec {
+        name: EXEC.to_owned(),
+        description:
+            "Runs a program on a node. A person is asked to approve each command before it runs, and may say no. \
+                      Give the program and its arguments as a list; there is no shell unless the program is one."
+                .to_owned(),
+        parameters: json!({
+            "type": "object",
+            "properties": {
+                "command": {"type": "array", "items": {"type": "string"}, "description": "Program and arguments"},
+                "node": {"type": "string", "description": "Name or id of the node; may be left out when there is one"},
+                "cwd": {"type": "string", "description": "Folder to run in"},
+                "timeoutMs": {"type": "integer"},
+            },
+            "required": ["command"],
         }),
     }
 }
@@ -138,6 +175,20 @@ pub fn plan(tools: &[Tool], nodes: &[Callable], name: &str, arguments: &Value) -
     };
     let text = |key: &str| arguments.get(key).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
     let timeout_ms = arguments.get("timeoutMs").and_then(Value::as_u64).unwrap_or(30_000).clamp(1, MAX_TIMEOUT_MS);
+    if name == EXEC && tool.command.is_none() {
+        let argv = arguments
+            .get("command")
+            .and_then(Value::as_array)
+            .map(|words| words.iter().map(|word| word.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>());
+        let Some(argv) = argv.flatten().filter(|argv| !argv.is_empty()) else {
+            return Plan::Say("command must be a list of strings: the program and its arguments".to_owned(), true);
+        };
+        let able: Vec<_> = nodes.iter().filter(|node| node.runs_programs).cloned().collect();
+        return match pick(&able, text("node"), None) {
+            Ok(node) => Plan::Exec { node_id: node.id.clone(), argv, cwd: text("cwd").map(str::to_owned), timeout_ms },
+            Err(why) => Plan::Say(why, true),
+        };
+    }
     let Some(command) = &tool.command else {
         return match text("action") {
             Some("list") => Plan::Say(listed(nodes).to_string(), false),
@@ -221,6 +272,7 @@ mod tests {
             name: name.to_owned(),
             platform: "linux".to_owned(),
             commands: commands.iter().map(|&command| command.to_owned()).collect(),
+            runs_programs: id == "aa",
         };
         vec![node("aa", "build box", &["system.which"]), node("bb", "phone", &["camera.snap", "location.get"])]
     }
@@ -232,7 +284,7 @@ mod tests {
     #[test]
     fn every_command_is_a_tool_with_a_name_that_apis_allow() {
         let names: Vec<_> = offer(&nodes()).into_iter().map(|tool| tool.spec.name).collect();
-        assert_eq!(names, ["nodes", "camera_snap", "location_get", "system_which"]);
+        assert_eq!(names, ["nodes", "exec", "camera_snap", "location_get", "system_which"]);
     }
 
     #[test]
@@ -257,6 +309,9 @@ mod tests {
             ("rm", json!({}), "no tool"),
             ("system_which", json!("not json"), "JSON object"),
             ("system_which", json!({"node": "fridge"}), "no connected node is called"),
+            ("exec", json!({"command": "ls -l"}), "list of strings"),
+            ("exec", json!({"command": ["ls", 1]}), "list of strings"),
+            ("exec", json!({"command": ["ls"], "node": "phone"}), "no connected node is called"),
             ("nodes", json!({"action": "dance"}), "action must be"),
             ("nodes", json!({"action": "invoke"}), "needs a command"),
             ("nodes", json!({"action": "describe"}), "several nodes"),

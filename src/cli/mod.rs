@@ -20,6 +20,7 @@ mod output;
 mod security;
 mod status;
 mod system;
+mod talk;
 mod target;
 mod time;
 #[cfg(feature = "tui")]
@@ -79,6 +80,22 @@ enum Command {
     /// Devices: who may connect, and with which tokens
     #[command(subcommand)]
     Devices(devices::DevicesCommand),
+    /// Say something to the agent, and print its answer
+    Agent(talk::AgentArgs),
+    /// Talk with the agent, line by line
+    Chat(talk::ChatArgs),
+    /// Sessions: who talks with the agent about what
+    #[command(subcommand)]
+    Sessions(talk::SessionsCommand),
+    /// Models that the agent may ask
+    #[command(subcommand)]
+    Models(talk::ModelsCommand),
+    /// People who ask to write to the agent
+    #[command(subcommand)]
+    Pairing(talk::PairingCommand),
+    /// Commands that wait for a person's approval
+    #[command(subcommand)]
+    Approvals(talk::ApprovalsCommand),
     /// The gateway's view of the system
     #[command(subcommand)]
     System(system::SystemCommand),
@@ -121,6 +138,12 @@ impl Command {
             Self::Tunnel(command) => command.prints_json(),
             Self::Security(command) => command.prints_json(),
             Self::Doctor(command) => command.prints_json(),
+            Self::Agent(command) => command.prints_json(),
+            Self::Chat(command) => command.prints_json(),
+            Self::Sessions(command) => command.prints_json(),
+            Self::Models(command) => command.prints_json(),
+            Self::Pairing(command) => command.prints_json(),
+            Self::Approvals(command) => command.prints_json(),
             // `config` prints its own errors.
             Self::Config(_) | Self::Completion { .. } => false,
         }
@@ -177,6 +200,12 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Tunnel(command) => talk(command.run(&context()?)),
         Command::Security(command) => command.run(&context()?),
         Command::Doctor(command) => talk(command.run(&context()?)),
+        Command::Agent(command) => talk(command.run(&context()?)),
+        Command::Chat(command) => talk(command.run(&context()?)),
+        Command::Sessions(command) => talk(command.run(&context()?)),
+        Command::Models(command) => talk(command.run(&context()?)),
+        Command::Pairing(command) => talk(command.run(&context()?)),
+        Command::Approvals(command) => talk(command.run(&context()?)),
     }
 }
 
@@ -289,6 +318,19 @@ mod tests {
             "clawgate devices rotate --device d-1 --role operator --no-scopes",
             "clawgate devices revoke --device d-1 --role node --json",
             "clawgate system presence --json",
+            "clawgate agent --message hello --json",
+            "clawgate agent --agent main --session-key work -m hello --deliver --channel telegram --to 42",
+            "clawgate chat --session-key work",
+            "clawgate sessions list --limit 5 --json",
+            "clawgate sessions show main",
+            "clawgate sessions reset main",
+            "clawgate sessions delete work --json",
+            "clawgate models list",
+            "clawgate models status --json",
+            "clawgate pairing list telegram",
+            "clawgate pairing approve telegram ABCDEFGH",
+            "clawgate approvals list --json",
+            "clawgate approvals resolve a-1 allow-once",
             "clawgate config get gateway.port --json",
             "clawgate config set gateway.remote.token abc",
             "clawgate tunnel up --ssh me@gw:2222 --ssh-identity /k",

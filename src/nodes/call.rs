@@ -11,7 +11,7 @@ use crate::auth::Grant;
 use crate::clock::UnixMs;
 use crate::hub::outbox::Item;
 use crate::hub::{Client, Connection};
-use crate::rpc::dispatch::{Call, Outcome};
+use crate::rpc::dispatch::{Call, Handler, Outcome};
 use crate::rpc::error::RpcError;
 use crate::rpc::json::Raw;
 
@@ -26,6 +26,8 @@ pub struct Callable {
     pub platform: String,
     /// Commands, sorted.
     pub commands: Vec<String>,
+    /// Whether it runs programs, each of which a person approves.
+    pub runs_programs: bool,
 }
 
 impl Nodes {
@@ -47,6 +49,7 @@ impl Nodes {
                     id: session.node_id.to_string(),
                     name: name.map_or_else(|| session.node_id.to_string(), Into::into),
                     platform: session.connection.client.platform.to_string(),
+                    runs_programs: effective.command("system.run").is_some(),
                     commands: effective.surface.commands.iter().filter(plain).map(ToString::to_string).collect(),
                 }
             })
@@ -70,6 +73,35 @@ impl Nodes {
         timeout_ms: u64,
         key: &str,
     ) -> Result<Value, String> {
+        self.call_by(invoke::invoke, node_id, command, params, timeout_ms, key).await
+    }
+
+    /// Runs a program that a person has approved: `system.run` with these parameters, as `node.invoke` takes them.
+    ///
+    /// # Errors
+    /// As [`Nodes::call`].
+    ///
+    /// # Cancel safety
+    /// As [`Nodes::call`].
+    pub async fn run_approved(
+        &self,
+        node_id: &str,
+        params: &Value,
+        timeout_ms: u64,
+        key: &str,
+    ) -> Result<Value, String> {
+        self.call_by(invoke::invoke_approved, node_id, "system.run", params, timeout_ms, key).await
+    }
+
+    async fn call_by(
+        &self,
+        invoke: Handler<Self>,
+        node_id: &str,
+        command: &str,
+        params: &Value,
+        timeout_ms: u64,
+        key: &str,
+    ) -> Result<Value, String> {
         let asked = json!({
             "nodeId": node_id, "command": command, "params": params, "timeoutMs": timeout_ms, "idempotencyKey": key,
         })
@@ -80,7 +112,7 @@ impl Nodes {
         let mut out = Vec::new();
         let begun = {
             let raw = Raw::new(&asked).map_err(|error| error.to_string())?;
-            invoke::invoke(self, Call::internal(&caller, "node.invoke", raw, UnixMs::now(), &mut out))
+            invoke(self, Call::internal(&caller, "node.invoke", raw, UnixMs::now(), &mut out))
         };
         let answer = match begun.map_err(|error| refused(&error))? {
             Outcome::Answered => out,

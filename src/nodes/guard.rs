@@ -186,6 +186,18 @@ pub(super) fn system_run(params: Option<Raw<'_>>) -> Result<SystemRun, RpcError>
     Ok(SystemRun { params: String::from_utf8(out).unwrap_or_default(), run_id })
 }
 
+/// The same for a run that a person has approved: the gateway's own word, which no caller can give.
+///
+/// # Errors
+/// As [`system_run`].
+pub(super) fn approved_run(params: Option<Raw<'_>>) -> Result<SystemRun, RpcError> {
+    let mut run = system_run(params)?;
+    // `runId` was just written behind all others, so the object is not empty.
+    run.params.truncate(run.params.trim_end_matches('}').len());
+    run.params.push_str(r#","approved":true,"approvalDecision":"allow-once"}"#);
+    Ok(run)
+}
+
 fn text(value: Raw<'_>) -> Option<String> {
     value.as_string().map(|text| text.decode().trim().to_owned())
 }

@@ -306,6 +306,19 @@ fn push_number(mut number: u64, out: &mut Vec<u8>) {
 
 /// `node.invoke`.
 pub(super) fn invoke(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
+    begin(nodes, call, guard::system_run)
+}
+
+/// The same for a `system.run` that a person has approved.
+pub(super) fn invoke_approved(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
+    begin(nodes, call, guard::approved_run)
+}
+
+fn begin(
+    nodes: &Nodes,
+    call: Call<'_>,
+    system_run: fn(Option<Raw<'_>>) -> Result<guard::SystemRun, RpcError>,
+) -> Result<Outcome, RpcError> {
     let inner = &*nodes.0;
     let asked = Asked::parse(call.raw_params())?;
     let session = inner.live.find(asked.node_id.as_bytes());
@@ -319,7 +332,7 @@ pub(super) fn invoke(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError>
         return Err(RpcError::missing_scope(Scope::Admin.as_str(), &[Scope::Admin.as_str()]));
     }
     let run = match guard {
-        Guard::SystemRun => Some(guard::system_run(asked.params)?),
+        Guard::SystemRun => Some(system_run(asked.params)?),
         Guard::BrowserProxy => {
             guard::check_browser_proxy(name, asked.params)?;
             None

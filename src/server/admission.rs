@@ -534,8 +534,10 @@ impl Admission {
         }
         let policy = self.policy.load();
         let lines: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        let own = self.own_addresses.as_deref();
-        self.doctor.examine(number, UnixMs::now(), || explain(peer.ip(), HeaderView::new(&lines), own, &policy))
+        self.doctor.examine(number, UnixMs::now(), || {
+            let own = self.own_addresses.current();
+            explain(peer.ip(), HeaderView::new(&lines), own.list.as_deref(), &policy)
+        })
     }
 
     /// Time from the accept to the end of the TLS handshake.

@@ -25,6 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::agent::{self, Agent};
+use crate::approvals::Approvals;
 use crate::auth::RateLimits;
 use crate::auth::ingress::Listener;
 use crate::channels::{self, Channels};
@@ -181,10 +182,12 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let secrets = SecretReader { providers: &config.secrets, environment: &environment, access: &access };
         let outgoing = Outgoing::new();
         let sessions = Sessions::open(talk.clone(), hub.clone())?;
+        let approvals = Approvals::new(hub.clone());
         let agent = Agent::new(
             talk.clone(),
             sessions.clone(),
             nodes.clone(),
+            approvals.clone(),
             outgoing.clone(),
             policy::agent(&config, &secrets),
             background.handle(),
@@ -192,7 +195,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let telegram = policy::telegram(&config, &secrets, &outgoing);
         let channels = Channels::new(talk.clone(), agent.clone(), background.handle(), telegram);
         let system = System::new(facts, hub.clone());
-        let domains = Domains { system, devices, nodes, sessions, agent, channels };
+        let domains = Domains { system, devices, nodes, sessions, approvals, agent, channels };
         let mut router = methods::router(&domains);
         let doctor = doctor::Doctor::default();
         router.mount(&doctor, doctor::METHODS);

@@ -144,7 +144,7 @@ impl Site for Visit {
         self.admission.uptime_ms()
     }
 
-    fn examine(&self, peer: SocketAddr, path: &str, headers: &http::HeaderMap) -> bool {
+    fn examine(&self, peer: SocketAddr, path: &str, headers: &::http::HeaderMap) -> bool {
         self.admission.examine(peer, path, headers)
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::config;
+use crate::node::Which;
 use crate::standin::{Model, Wire};
 use crate::support::client::{Client, operator_with};
 use crate::support::gateway::{Gateway, Setup};
@@ -161,4 +162,51 @@ fn a_reader_reads_and_does_not_write() {
     let refused = reader.call("chat.send", &json!({"sessionKey": "main", "message": "hi", "idempotencyKey": "r"}));
     assert_eq!(refused.unwrap_err()["details"]["missingScope"], "operator.write");
     assert_eq!(model.asked(), 0);
+}
+
+#[test]
+fn a_program_runs_once_a_person_has_said_so_and_not_otherwise() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let node = Which::start(&gateway);
+    let mut client = gateway.operator();
+    let ran = || node.carried().into_iter().filter(|carried| carried.command == "system.run").collect::<Vec<_>>();
+
+    send(&mut client, "run make -j 2", "k1");
+    let asked = client.event("exec.approval.requested");
+    assert_eq!(asked["request"]["command"], "make -j 2");
+    assert_eq!(asked["request"]["commandArgv"], json!(["make", "-j", "2"]));
+    assert_eq!(client.call("exec.approval.list", &json!({})).unwrap()[0]["id"], asked["id"]);
+    assert!(ran().is_empty(), "nothing runs before the decision");
+    let always = json!({"id": asked["id"], "decision": "allow-always"});
+    assert!(client.call("exec.approval.resolve", &always).is_err(), "an approval is good once");
+    let once = json!({"id": asked["id"], "decision": "allow-once"});
+    client.call("exec.approval.resolve", &once).unwrap();
+    assert_eq!(client.event("exec.approval.resolved")["decision"], "allow-once");
+    let end = heard(&mut client, "k1").pop().unwrap();
+    assert!(end["message"].to_string().contains("it ran"), "{end}");
+    let params = &ran()[0].params;
+    assert_eq!((&params["command"], &params["approved"]), (&json!(["make", "-j", "2"]), &json!(true)));
+    assert!(client.call("exec.approval.resolve", &once).is_err());
+
+    send(&mut client, "run rm -rf /", "k2");
+    let asked = client.event("exec.approval.requested");
+    client.call("exec.approval.resolve", &json!({"id": asked["id"], "decision": "deny"})).unwrap();
+    let end = heard(&mut client, "k2").pop().unwrap();
+    assert!(end["message"].to_string().contains("a person said no"), "{end}");
+
+    // A run that is stopped takes its request back.
+    send(&mut client, "run sleep 9", "k3");
+    let asked = client.event("exec.approval.requested");
+    client.call("chat.abort", &json!({"sessionKey": "main"})).unwrap();
+    heard(&mut client, "k3");
+    let late = json!({"id": asked["id"], "decision": "allow-once"});
+    assert!(client.call("exec.approval.resolve", &late).is_err());
+    assert_eq!(ran().len(), 1);
+
+    let reader = operator_with(&["operator.read", "operator.write"]);
+    let mut reader_client = gateway.client();
+    reader_client.connect(&reader).unwrap();
+    let refused = reader_client.call("exec.approval.list", &json!({})).unwrap_err();
+    assert_eq!(refused["details"]["missingScope"], "operator.approvals");
 }

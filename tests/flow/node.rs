@@ -5,18 +5,21 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::client::{Client, Incoming, node};
 use crate::support::device::Device;
 use crate::support::gateway::Gateway;
 
-const COMMANDS: &[&str] = &["system.which"];
+const COMMANDS: &[&str] = &["system.which", "system.run"];
 
 /// One call that the node carried out.
 #[derive(Clone, Debug)]
 pub(crate) struct Carried {
     pub key: String,
+    pub command: String,
+    /// As the gateway sent them.
+    pub params: Value,
     pub took: Duration,
 }
 
@@ -87,10 +90,17 @@ fn serve(mut client: Client, stop: &AtomicBool, carried: &Mutex<Vec<Carried>>) {
                 let at = Instant::now();
                 let request = &frame["payload"];
                 let key = request["idempotencyKey"].as_str().unwrap_or_default().to_owned();
-                let payload = json!({"bins": {"uname": "/usr/bin/uname"}}).to_string();
+                let command = request["command"].as_str().unwrap_or_default().to_owned();
+                let params =
+                    serde_json::from_str(request["paramsJSON"].as_str().unwrap_or_default()).unwrap_or_default();
+                let payload = match command.as_str() {
+                    "system.run" => json!({"exitCode": 0, "stdout": "it ran", "success": true}),
+                    _ => json!({"bins": {"uname": "/usr/bin/uname"}}),
+                };
+                let payload = payload.to_string();
                 let result = json!({"type": "req", "id": format!("r{}", request["id"]), "method": "node.invoke.result",
                     "params": {"id": request["id"], "nodeId": request["nodeId"], "ok": true, "payloadJSON": payload}});
-                carried.lock().unwrap().push(Carried { key, took: at.elapsed() });
+                carried.lock().unwrap().push(Carried { key, command, params, took: at.elapsed() });
                 client.try_bytes(&crate::support::client::frame(
                     clawgate::ws::message::Opcode::Text,
                     result.to_string().as_bytes(),

@@ -27,7 +27,7 @@ impl Cli {
     /// A new operator on the gateway's own machine, who knows the shared secret and nothing else.
     pub(crate) fn of(release: Release, gateway: &Gateway) -> Self {
         let home = tempfile::tempdir().unwrap();
-        write_config(home.path(), gateway.port());
+        write_config(home.path(), gateway.port(), &Value::Null);
         Self { release, home }
     }
 
@@ -61,10 +61,15 @@ impl Cli {
         serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("the output above is not JSON: {error}"))
     }
 
-    fn run(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    /// A command that has not been started.
+    pub(crate) fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut command = self.release.command(self.home.path());
         command.args(arguments);
-        run(command, ENDS_WITHIN)
+        command
+    }
+
+    fn run(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+        run(self.command(arguments), ENDS_WITHIN)
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::parts;
@@ -32,18 +33,23 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts one on a free port and waits until it is ready.
     pub(crate) fn start() -> Self {
-        Self::start_with(false)
+        Self::start_as(false, &Value::Null)
     }
 
     /// Starts one that speaks TLS with a certificate that it makes itself.
     pub(crate) fn start_secure() -> Self {
-        Self::start_with(true)
+        Self::start_as(true, &Value::Null)
     }
 
-    fn start_with(is_secure: bool) -> Self {
+    /// A plain one with more settings, by their top-level keys.
+    pub(crate) fn start_with(more: &Value) -> Self {
+        Self::start_as(false, more)
+    }
+
+    fn start_as(is_secure: bool, more: &Value) -> Self {
         let home = tempfile::tempdir().unwrap();
         let port = free_port();
-        write_gateway(home.path(), &local(port, is_secure));
+        write_gateway(home.path(), &local(port, is_secure), more);
         let program = launch(home.path());
         let mut gateway = Self { program, port, home, is_secure };
         gateway.wait_until_ready();
@@ -90,15 +96,15 @@ impl Gateway {
 }
 
 /// Writes the configuration that a gateway on `port` and its local clients share.
-pub(crate) fn write_config(home: &Path, port: u16) {
-    write_gateway(home, &local(port, false));
+pub(crate) fn write_config(home: &Path, port: u16, more: &Value) {
+    write_gateway(home, &local(port, false), more);
 }
 
 /// Writes the configuration of a client of the gateway at `url`, whose certificate it pins.
 pub(crate) fn write_remote(home: &Path, url: &str, fingerprint: &str) {
     let remote =
         format!("{{ url: \"{url}\", transport: \"direct\", token: \"{TOKEN}\", tlsFingerprint: \"{fingerprint}\" }}");
-    write_gateway(home, &format!("{{ mode: \"remote\", remote: {remote} }}"));
+    write_gateway(home, &format!("{{ mode: \"remote\", remote: {remote} }}"), &Value::Null);
 }
 
 fn local(port: u16, is_secure: bool) -> String {
@@ -107,12 +113,14 @@ fn local(port: u16, is_secure: bool) -> String {
     format!("{{ mode: \"local\", port: {port}, bind: \"loopback\", auth: {auth}, tls: {tls} }}")
 }
 
-fn write_gateway(home: &Path, gateway: &str) {
+fn write_gateway(home: &Path, gateway: &str, more: &Value) {
     let folder = home.join(".openclaw");
     fs::create_dir_all(&folder).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
     let file = folder.join("openclaw.json");
-    fs::write(&file, format!("{{\n  update: {{ checkOnStart: false }},\n  gateway: {gateway},\n}}\n")).unwrap();
+    let more: String =
+        more.as_object().into_iter().flatten().map(|(key, value)| format!("  {key}: {value},\n")).collect();
+    fs::write(&file, format!("{{\n  update: {{ checkOnStart: false }},\n  gateway: {gateway},\n{more}}}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 

@@ -53,7 +53,7 @@ fn play(release: Release) -> Session {
     let home = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    write_config(home.path(), port);
+    write_config(home.path(), port, &serde_json::Value::Null);
     let gateway = release.command(home.path());
     let mut command = Command::new("unshare");
     command.args(["--net", "--map-root-user", "bash"]).arg(script());

@@ -17,15 +17,22 @@
 )]
 
 mod client;
+mod flow;
 mod gateway;
 mod incumbent;
 mod node_host;
 mod parts;
 mod program;
+#[path = "../standin/mod.rs"]
+mod standin;
 
 use std::time::Duration;
 
 use client::Cli;
+use flow::{
+    a_telegram_message_is_answered_with_what_a_real_node_says, the_cli_talks_with_the_agent_and_sees_the_channel,
+    the_terminal_ui_holds_a_conversation,
+};
 use gateway::Gateway;
 use node_host::NodeHost;
 use parts::{CURRENT, OLDER, Release};
@@ -46,6 +53,9 @@ for_each_release! {
     the_cli_comes_in_over_tls_by_its_pin_and_by_no_other,
     a_node_pairs_is_invoked_and_survives_a_restart,
     a_node_is_renamed_and_a_removed_one_is_cut_off_at_once,
+    a_telegram_message_is_answered_with_what_a_real_node_says,
+    the_cli_talks_with_the_agent_and_sees_the_channel,
+    the_terminal_ui_holds_a_conversation,
 }
 
 fn the_cli_reads_health_status_channels_and_logs(release: Release) {

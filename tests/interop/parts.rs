@@ -43,6 +43,17 @@ pub(crate) fn node(home: &Path) -> Command {
     command
 }
 
+/// A command as one line for a shell, with its environment and folder.
+pub(crate) fn shell_line(command: &Command) -> String {
+    let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_string_lossy().replace('\'', "'\\''"));
+    let folder = command.get_current_dir().map(|folder| format!("cd {} && ", quoted(folder.as_os_str())));
+    let environment =
+        command.get_envs().filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quoted(value?))));
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted);
+    let all: Vec<_> = environment.chain(words).collect();
+    format!("{}exec env -i TERM=xterm-256color {}", folder.unwrap_or_default(), all.join(" "))
+}
+
 /// The folder of this test's scripts.
 pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop")

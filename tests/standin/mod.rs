@@ -259,7 +259,8 @@ pub enum Wire {
 }
 
 /// A model that, asked anything, asks a node where `uname` is, and then says so. A message that begins with `echo` it
-/// echoes word by word; one that begins with `slow` it never finishes.
+/// echoes word by word; one that begins with `run` it wants run as a command; one that begins with `slow` it never
+/// finishes.
 #[derive(Clone)]
 pub struct Model {
     pub wire: Wire,
@@ -306,7 +307,7 @@ impl Model {
 
 /// What the model decides to do.
 enum Act {
-    Call(Value),
+    Call(&'static str, Value),
     Say(Vec<String>),
     Stall,
 }
@@ -323,7 +324,8 @@ fn act(asked: &str, result: Option<&str>) -> Act {
     match asked.split_once(' ').unwrap_or((asked, "")) {
         ("echo", rest) => Act::Say(words(rest)),
         ("slow", _) => Act::Stall,
-        _ => Act::Call(json!({"bins": ["uname"]})),
+        ("run", rest) => Act::Call("exec", json!({"command": rest.split(' ').collect::<Vec<_>>()})),
+        _ => Act::Call("system_which", json!({"bins": ["uname"]})),
     }
 }
 
@@ -351,9 +353,9 @@ fn answer_model(wire: Wire, request: &Request, stream: &mut TcpStream) {
             .filter(|part| part["type"] == "tool_result")
             .and_then(|part| part["content"][0]["text"].as_str().map(str::to_owned)),
     };
-    let offered = body["tools"].to_string().contains("system_which");
+    let tools = body["tools"].to_string();
     let act = match act(&text, result.as_deref()) {
-        Act::Call(_) if !offered => Act::Say(vec!["There is no node.".to_owned()]),
+        Act::Call(name, _) if !tools.contains(name) => Act::Say(vec!["There is no node.".to_owned()]),
         act => act,
     };
     let _ =
@@ -377,13 +379,13 @@ fn stream_openai(act: &Act, event: &mut dyn FnMut(&str)) {
         event(&json!({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}).to_string());
     };
     match act {
-        Act::Call(arguments) => {
+        Act::Call(name, arguments) => {
             let arguments = arguments.to_string();
             let (first, second) = arguments.split_at(arguments.len() / 2);
             let call = |more: Value| json!({"tool_calls": [more]});
             delta(
                 call(json!({"index": 0, "id": "call_1", "type": "function",
-                "function": {"name": "system_which", "arguments": ""}})),
+                "function": {"name": name, "arguments": ""}})),
                 Value::Null,
             );
             delta(call(json!({"index": 0, "function": {"arguments": first}})), Value::Null);
@@ -407,9 +409,9 @@ fn stream_anthropic(act: &Act, event: &mut dyn FnMut(&str)) {
     send(json!({"type": "message_start", "message": {"id": "m", "role": "assistant", "content": [],
         "usage": {"input_tokens": 10, "output_tokens": 1}}}));
     let stop = match act {
-        Act::Call(arguments) => {
+        Act::Call(name, arguments) => {
             send(json!({"type": "content_block_start", "index": 0,
-                "content_block": {"type": "tool_use", "id": "toolu_1", "name": "system_which", "input": {}}}));
+                "content_block": {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}}));
             send(json!({"type": "content_block_delta", "index": 0,
                 "delta": {"type": "input_json_delta", "partial_json": arguments.to_string()}}));
             "tool_use"

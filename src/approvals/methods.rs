@@ -1,0 +1,138 @@
+//! The RPC methods of the domain.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Approvals, Command, Decision};
+use crate::hub::Connection;
+use crate::rpc::dispatch::{Call, Method, Outcome};
+use crate::rpc::error::{ErrorCode, RpcError};
+
+/// The table that `methods.rs` mounts.
+pub const METHODS: &[Method<Approvals>] = &[
+    Method { name: "exec.approval.request", handler: request },
+    Method { name: "exec.approval.get", handler: get },
+    Method { name: "exec.approval.list", handler: list },
+    Method { name: "exec.approval.resolve", handler: resolve },
+    Method { name: "exec.approval.waitDecision", handler: wait },
+    Method { name: "plugin.approval.list", handler: none },
+    Method { name: "openclaw.approval.list", handler: none },
+];
+
+/// Bytes of a command, all arguments together.
+const MAX_COMMAND_BYTES: usize = 16 * 1024;
+
+fn request(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        id: Option<String>,
+        command: Option<String>,
+        command_argv: Option<Vec<String>>,
+        cwd: Option<String>,
+        node_id: Option<String>,
+        session_key: Option<String>,
+        timeout_ms: Option<u64>,
+        #[serde(default)]
+        two_phase: bool,
+    }
+    let params: Params = call.params()?;
+    let command_argv = params.command_argv.filter(|argv| !argv.is_empty()).or_else(|| Some(vec![params.command?]));
+    let command_argv = command_argv
+        .filter(|argv| argv.iter().map(String::len).sum::<usize>() <= MAX_COMMAND_BYTES)
+        .ok_or_else(|| {
+            RpcError::invalid("invalid exec.approval.request params: needs command or commandArgv of 16 KiB at most")
+        })?;
+    let command = Command { command_argv, cwd: params.cwd, node_id: params.node_id, session_key: params.session_key };
+    let (now, timeout) = (call.now(), params.timeout_ms.map(Duration::from_millis));
+    let (id, expires_at) = approvals.request(params.id, command, timeout, now)?;
+    let accepted = json!({"id": id, "status": "accepted", "createdAtMs": now, "expiresAtMs": expires_at});
+    if params.two_phase {
+        return call.answer(&accepted);
+    }
+    let approvals = approvals.clone();
+    call.spawn(async move {
+        let decision = approvals.wait(&id).await.map(Decision::as_str);
+        Ok(json!({"id": id, "decision": decision, "createdAtMs": now, "expiresAtMs": expires_at}))
+    })
+}
+
+#[derive(Deserialize)]
+struct IdParams {
+    id: String,
+}
+
+fn get(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let IdParams { id } = call.params()?;
+    let row = approvals.requests().get(&id).map(|request| {
+        let mut row = request.row(&id);
+        row["decision"] = json!(request.decided.borrow().map(Decision::as_str));
+        row
+    });
+    match row {
+        Some(row) => call.answer(&row),
+        None => Err(RpcError::new(ErrorCode::NotFound, "no approval has this id")),
+    }
+}
+
+fn list(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let now = call.now();
+    let mut rows: Vec<Value> = {
+        let requests = approvals.requests();
+        requests.iter().filter(|(_, request)| request.is_pending(now)).map(|(id, request)| request.row(id)).collect()
+    };
+    rows.sort_by_key(|row| row["createdAtMs"].as_u64());
+    call.answer(&rows)
+}
+
+fn resolve(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    struct Params {
+        id: String,
+        decision: String,
+    }
+    let Params { id, decision } = call.params()?;
+    let decision = match decision.as_str() {
+        "allow-once" => Decision::AllowOnce,
+        "deny" => Decision::Deny,
+        "allow-always" => {
+            return Err(RpcError::invalid(
+                "this gateway keeps no standing approvals: an approval is good once; decide allow-once or deny",
+            ));
+        }
+        _ => {
+            return Err(RpcError::invalid(
+                "invalid exec.approval.resolve params: at decision: must be allow-once or deny",
+            ));
+        }
+    };
+    let by = shown(call.caller());
+    approvals.resolve(&id, decision, &by, call.now())?;
+    call.answer(&json!({"ok": true}))
+}
+
+/// Who has decided, for people.
+fn shown(caller: &Connection) -> String {
+    let user = caller.grant.user().map(str::to_owned);
+    let name = user.or_else(|| caller.client.display_name.as_deref().map(str::to_owned));
+    name.unwrap_or_else(|| caller.client.id.to_string()).chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+fn wait(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let IdParams { id } = call.params()?;
+    if !approvals.requests().contains_key(&id) {
+        return Err(RpcError::new(ErrorCode::NotFound, "no approval has this id"));
+    }
+    let approvals = approvals.clone();
+    call.spawn(async move {
+        let decision = approvals.wait(&id).await.map(Decision::as_str);
+        Ok(json!({"id": id, "decision": decision}))
+    })
+}
+
+/// There are no plugins here, so none of their approvals waits.
+fn none(_: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    call.answer(&json!([]))
+}

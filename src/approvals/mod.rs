@@ -1,0 +1,284 @@
+//! Approvals: a person's word for one command, given once, good for that command and for a short time.
+//!
+//! The handle is [`Approvals`]. Whoever wants to run something asks ([`Approvals::request`]) with a [`Command`]; those
+//! who may approve hear of it and decide ([`methods`]); whoever runs it then takes the approval
+//! ([`Approvals::take`]) with the very same command: another argument, another folder, another node, a second time or
+//! too late, and there is none. Approvals live in memory: what a restart cuts off was not approved.
+
+pub mod methods;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::clock::UnixMs;
+use crate::hub::Hub;
+use crate::id;
+use crate::rpc::catalog::Event;
+use crate::rpc::error::{ErrorCode, RpcError};
+use crate::secret::SecretHash;
+
+/// Requests that may be known at a time, decided ones included.
+const MAX_REQUESTS: usize = 256;
+/// How long a request waits unless it says otherwise, and at most.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
+const MAX_TIMEOUT: Duration = Duration::from_secs(1800);
+/// How long after the decision an approval can be taken, and a decision be asked for.
+const KEEP_MS: u64 = 60_000;
+
+/// What is to be run, as it is shown and as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Command {
+    /// Program and arguments, each as the program gets it.
+    pub command_argv: Vec<String>,
+    /// In which folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// On which node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+    /// For which session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_key: Option<String>,
+}
+
+impl Command {
+    /// One line for people: arguments with anything but plain letters are quoted.
+    pub fn text(&self) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+        let word = |word: &String| match !word.is_empty() && word.chars().all(plain) {
+            true => word.clone(),
+            false => format!("{word:?}"),
+        };
+        self.command_argv.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    /// What binds an approval to this command and no other.
+    fn binding(&self) -> SecretHash {
+        // The JSON of a list of strings has one reading.
+        SecretHash::of(&serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It may run, once.
+    AllowOnce,
+    /// It may not.
+    Deny,
+}
+
+impl Decision {
+    /// The word of the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AllowOnce => "allow-once",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Request {
+    command: Command,
+    created_at: UnixMs,
+    expires_at: UnixMs,
+    decided: watch::Sender<Option<Decision>>,
+    decided_at: Option<UnixMs>,
+    taken: bool,
+}
+
+impl Request {
+    fn is_pending(&self, now: UnixMs) -> bool {
+        self.decided_at.is_none() && now < self.expires_at
+    }
+
+    fn row(&self, id: &str) -> Value {
+        let mut request = serde_json::to_value(&self.command).unwrap_or_default();
+        request["command"] = json!(self.command.text());
+        request["host"] = json!("node");
+        request["agentId"] = json!("main");
+        json!({"id": id, "request": request, "createdAtMs": self.created_at, "expiresAtMs": self.expires_at})
+    }
+}
+
+/// Handle to the approvals. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Approvals(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    hub: Hub,
+    requests: Mutex<HashMap<String, Request>>,
+}
+
+impl Approvals {
+    /// None yet.
+    pub fn new(hub: Hub) -> Self {
+        Self(Arc::new(Inner { hub, requests: Mutex::default() }))
+    }
+
+    fn requests(&self) -> MutexGuard<'_, HashMap<String, Request>> {
+        self.0.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks those who may approve. Gives the request's id and when it lapses.
+    ///
+    /// # Errors
+    /// The id is in use, or too many wait.
+    pub fn request(
+        &self,
+        id: Option<String>,
+        command: Command,
+        timeout: Option<Duration>,
+        now: UnixMs,
+    ) -> Result<(String, UnixMs), RpcError> {
+        let id = id.unwrap_or_else(id::uuid);
+        let timeout = timeout.unwrap_or(TIMEOUT).min(MAX_TIMEOUT);
+        let expires_at = now.plus(u64::try_from(timeout.as_millis()).unwrap_or(0));
+        let row = {
+            let mut requests = self.requests();
+            requests.retain(|_, request| now < request.decided_at.unwrap_or(request.expires_at).plus(KEEP_MS));
+            if requests.contains_key(&id) {
+                return Err(RpcError::invalid("an approval of this id was asked for already"));
+            }
+            if requests.len() >= MAX_REQUESTS {
+                return Err(RpcError::unavailable("too many approvals wait; decide about some first").retryable(true));
+            }
+            let decided = watch::Sender::new(None);
+            let request = Request { command, created_at: now, expires_at, decided, decided_at: None, taken: false };
+            let row = request.row(&id);
+            requests.insert(id.clone(), request);
+            row
+        };
+        self.0.hub.broadcast(Event::EXEC_APPROVAL_REQUESTED, &row);
+        Ok((id, expires_at))
+    }
+
+    /// Waits for the decision; `None` when the request lapses first, or there is none of this id.
+    ///
+    /// # Cancel safety
+    /// Dropped, the request goes on waiting.
+    pub async fn wait(&self, id: &str) -> Option<Decision> {
+        let (mut decided, left) = {
+            let requests = self.requests();
+            let request = requests.get(id)?;
+            (request.decided.subscribe(), request.expires_at.since(UnixMs::now()))
+        };
+        let waited = tokio::time::timeout(Duration::from_millis(left), decided.wait_for(Option::is_some)).await;
+        match waited {
+            Ok(Ok(decision)) => *decision,
+            _ => None,
+        }
+    }
+
+    /// Decides about a request that waits.
+    ///
+    /// # Errors
+    /// There is none, it has lapsed, or it is decided already.
+    pub fn resolve(&self, id: &str, decision: Decision, by: &str, now: UnixMs) -> Result<(), RpcError> {
+        let row = {
+            let mut requests = self.requests();
+            let request = requests.get_mut(id).filter(|request| request.is_pending(now)).ok_or_else(|| {
+                RpcError::new(
+                    ErrorCode::NotFound,
+                    "no approval of this id waits; it may have lapsed, or be decided already",
+                )
+            })?;
+            request.decided_at = Some(now);
+            request.decided.send_replace(Some(decision));
+            let mut row = request.row(id);
+            row["decision"] = json!(decision.as_str());
+            row["resolvedBy"] = json!(by);
+            row["ts"] = json!(now);
+            row
+        };
+        tracing::info!(approval = id, decision = decision.as_str(), ?by, "an approval was decided");
+        self.0.hub.broadcast(Event::EXEC_APPROVAL_RESOLVED, &row);
+        Ok(())
+    }
+
+    /// Uses an approval up: true once, for the command it was given for, while it is fresh.
+    pub fn take(&self, id: &str, command: &Command, now: UnixMs) -> bool {
+        let mut requests = self.requests();
+        let Some(request) = requests.get_mut(id) else { return false };
+        let is_fresh = request.decided_at.is_some_and(|at| now.since(at) < KEEP_MS);
+        let is_allowed = *request.decided.borrow() == Some(Decision::AllowOnce);
+        let is_same = request.command.binding() == command.binding();
+        is_allowed && is_fresh && is_same && !std::mem::replace(&mut request.taken, true)
+    }
+
+    /// A request that is not wanted any more.
+    pub fn withdraw(&self, id: &str, now: UnixMs) {
+        // One that was decided in the meantime stays decided.
+        let _ = self.resolve(id, Decision::Deny, "withdrawn", now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMs = UnixMs(1_795_000_000_000);
+
+    fn command(argv: &[&str]) -> Command {
+        Command {
+            command_argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            cwd: None,
+            node_id: Some("aa".into()),
+            session_key: None,
+        }
+    }
+
+    fn approvals() -> Approvals {
+        Approvals::new(Hub::new(1 << 20, 1 << 24))
+    }
+
+    #[test]
+    fn an_approval_is_good_once_for_one_command_and_for_a_while() {
+        let approvals = approvals();
+        let ls = command(&["ls", "-l"]);
+        let approved = |id: &str| {
+            approvals.request(Some(id.into()), ls.clone(), None, NOW).unwrap();
+            approvals.resolve(id, Decision::AllowOnce, "op", NOW).unwrap();
+        };
+        approved("a");
+        for other in [command(&["ls", "-l", "/"]), command(&["ls -l"]), Command { cwd: Some("/".into()), ..ls.clone() }]
+        {
+            assert!(!approvals.take("a", &other, NOW), "{other:?}");
+        }
+        assert!(approvals.take("a", &ls, NOW));
+        assert!(!approvals.take("a", &ls, NOW), "a second time");
+        approved("b");
+        assert!(!approvals.take("b", &ls, NOW.plus(KEEP_MS)), "too late");
+        approvals.request(Some("c".into()), ls.clone(), None, NOW).unwrap();
+        assert!(!approvals.take("c", &ls, NOW), "nobody has decided");
+        approvals.resolve("c", Decision::Deny, "op", NOW).unwrap();
+        assert!(!approvals.take("c", &ls, NOW), "denied");
+        assert!(approvals.resolve("c", Decision::AllowOnce, "op", NOW).is_err(), "the first decision stands");
+    }
+
+    #[test]
+    fn a_request_lapses_and_their_number_is_bounded() {
+        let approvals = approvals();
+        let (id, expires_at) = approvals.request(None, command(&["ls"]), Some(Duration::from_secs(1)), NOW).unwrap();
+        assert!(approvals.resolve(&id, Decision::AllowOnce, "op", expires_at).is_err());
+        for _ in 1..MAX_REQUESTS {
+            approvals.request(None, command(&["ls"]), None, NOW).unwrap();
+        }
+        assert!(approvals.request(None, command(&["ls"]), None, NOW).is_err());
+        assert!(approvals.request(None, command(&["ls"]), None, NOW.plus(10 * KEEP_MS)).is_ok());
+    }
+
+    #[test]
+    fn what_is_shown_cannot_hide_where_one_argument_ends() {
+        assert_eq!(command(&["rm", "-rf", "a b", ""]).text(), "rm -rf \"a b\" \"\"");
+        assert_eq!(command(&["echo", "x\ny;z"]).text(), "echo \"x\\ny;z\"");
+    }
+}
