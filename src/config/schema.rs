@@ -7,7 +7,10 @@
 use serde_json::{Map, Value, json};
 
 use super::keyword::Keyword;
-use super::model::{AuthMode, Bind, ConsoleStyle, HostKeyPolicy, LogLevel, Mode, TailscaleMode, Transport};
+use super::flow::{DmPolicy, DmScope, GroupPolicy};
+use super::model::{
+    AuthMode, Bind, ConsoleStyle, HostKeyPolicy, LogLevel, Mode, ReloadMode, TailscaleMode, Transport,
+};
 
 /// What a key holds.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +78,7 @@ const KEYS: &[Key] = &[
     Key("gateway.tls.certPath", Kind::Text, "", "The certificate, PEM."),
     Key("gateway.tls.keyPath", Kind::Text, "", "Its key, PEM."),
     Key("gateway.tls.caPath", Kind::Text, "", "What client certificates are checked against, PEM."),
+    Key("gateway.reload.mode", Kind::Word(ReloadMode::WORDS), "\"hybrid\"", "Whether edits of this file take effect while the gateway runs."),
     Key("gateway.nodes.commands.allow", Kind::Texts, "[]", "Commands of nodes beyond the defaults of their platform."),
     Key("gateway.nodes.commands.deny", Kind::Texts, "[]", "Commands that no node runs; wins over everything."),
     Key("gateway.nodes.allowCommands", Kind::Texts, "[]", "Older name of commands.allow."),
@@ -85,12 +89,28 @@ const KEYS: &[Key] = &[
     Key("gateway.nodes.pairing.autoApproveCidrs", Kind::Texts, "[]", "Where new nodes pair unasked from."),
     Key("gateway.handshakeTimeoutMs", Kind::Number(1, 600_000), "15000", "Time from accept to hello-ok."),
     Key("gateway.http.securityHeaders.strictTransportSecurity", Kind::TextOrFalse, "false", "Value of that header."),
+    Key("agents.defaults.model.primary", Kind::Text, "", "The model of the agent, \"provider/model\"; default: the first there is."),
+    Key("agents.defaults.model.fallbacks", Kind::Texts, "[]", "Models to go on with when it fails, in order."),
+    Key("agents.defaults.timeoutSeconds", Kind::Number(1, 604_800), "", "Time that one run may take."),
+    Key("session.dmScope", Kind::Word(DmScope::WORDS), "\"main\"", "Which direct messages share a session."),
+    Key("channels.telegram.enabled", Kind::Switch, "", "Serve the bot; default true with a botToken."),
+    Key("channels.telegram.botToken", Kind::Secret, "", "The token of the bot."),
+    Key("channels.telegram.apiRoot", Kind::Text, "\"https://api.telegram.org\"", "The Bot API server."),
+    Key("channels.telegram.dmPolicy", Kind::Word(DmPolicy::WORDS), "\"pairing\"", "Who may write to the bot directly."),
+    Key("channels.telegram.groupPolicy", Kind::Word(GroupPolicy::WORDS), "\"allowlist\"", "In which groups it answers."),
+    Key("channels.telegram.textChunkLimit", Kind::Number(1, 4096), "4000", "Characters of one message."),
+    Key("channels.telegram.webhookUrl", Kind::Text, "", "Where the Bot API sends updates, in place of polling."),
+    Key("channels.telegram.webhookSecret", Kind::Secret, "", "What it proves itself with there."),
+    Key("channels.telegram.webhookPath", Kind::Text, "\"/telegram-webhook\"", "Path of the webhook here."),
     Key("logging.level", Kind::Word(LogLevel::WORDS), "\"info\"", "What goes to the log."),
     Key("logging.consoleLevel", Kind::Word(LogLevel::WORDS), "", "What goes to the console; default: level."),
     Key("logging.consoleStyle", Kind::Word(ConsoleStyle::WORDS), "\"pretty\"", "Lines for people, or JSON."),
     Key("logging.file", Kind::Text, "", "Also log there."),
     Key("plugins.entries.clawgate.config.limits.outboxBytes", Kind::Number(65_536, 1 << 30), "4194304", "Bytes that may wait for one connection."),
     Key("plugins.entries.clawgate.config.limits.totalOutboxBytes", Kind::Number(1 << 20, 64 << 30), "268435456", "Bytes that may wait for all connections together."),
+    Key("plugins.entries.clawgate.config.limits.preauthSockets", Kind::Number(16, 1 << 20), "16384", "Sockets that may be open without having authenticated, all together."),
+    Key("plugins.entries.clawgate.config.tailscale.socket", Kind::Text, "\"/var/run/tailscale/tailscaled.sock\"", "Where the local Tailscale daemon listens."),
+    Key("plugins.entries.clawgate.config.tailscale.command", Kind::Text, "\"tailscale\"", "The tailscale program."),
     Key("plugins.entries.clawgate.config.tunnel.sshConfig", Kind::Text, "", "OpenSSH configuration file for the tunnel (ssh -F)."),
 ];
 
