@@ -60,9 +60,10 @@ impl Daemon {
 fn command(folder: &Path, failures: u32) -> PathBuf {
     let path = folder.join("tailscale");
     let script = format!(
-        "#!/bin/sh\necho \"$$ $*\" >> {folder}/calls\n\
-         if [ $(wc -l < {folder}/calls) -le {failures} ]; then echo 'backend is not ready' >&2; exit 3; fi\n\
+        "#!/bin/sh\n\
          trap 'echo released >> {folder}/released; exit 0' TERM\n\
+         echo \"$$ $*\" >> {folder}/calls\n\
+         if [ $(wc -l < {folder}/calls) -le {failures} ]; then echo 'backend is not ready' >&2; exit 3; fi\n\
          echo Available within your tailnet:\necho https://gw.tail.ts.net/\n\
          while :; do sleep 0.05; done\n",
         folder = folder.display()
