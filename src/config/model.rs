@@ -345,7 +345,7 @@ pub struct Tls {
     pub cert_path: Option<PathBuf>,
     /// `keyPath`.
     pub key_path: Option<PathBuf>,
-    /// `caPath`: what client certificates are checked against.
+    /// `caPath`: no effect. `certPath` holds the whole chain, and clients prove themselves by `gateway.auth`.
     pub ca_path: Option<PathBuf>,
 }
 

@@ -6,11 +6,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keyword::Keyword;
 use super::flow::{DmPolicy, DmScope, GroupPolicy};
-use super::model::{
-    AuthMode, Bind, ConsoleStyle, HostKeyPolicy, LogLevel, Mode, ReloadMode, TailscaleMode, Transport,
-};
+use super::keyword::Keyword;
+use super::model::{AuthMode, Bind, ConsoleStyle, HostKeyPolicy, LogLevel, Mode, ReloadMode, TailscaleMode, Transport};
 
 /// What a key holds.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +75,7 @@ const KEYS: &[Key] = &[
     Key("gateway.tls.autoGenerate", Kind::Switch, "true", "Make a self-signed certificate when there is none."),
     Key("gateway.tls.certPath", Kind::Text, "", "The certificate, PEM."),
     Key("gateway.tls.keyPath", Kind::Text, "", "Its key, PEM."),
-    Key("gateway.tls.caPath", Kind::Text, "", "What client certificates are checked against, PEM."),
+    Key("gateway.tls.caPath", Kind::Text, "", "No effect here: certPath holds the whole chain, and clients prove themselves by gateway.auth."),
     Key("gateway.reload.mode", Kind::Word(ReloadMode::WORDS), "\"hybrid\"", "Whether edits of this file take effect while the gateway runs."),
     Key("gateway.nodes.commands.allow", Kind::Texts, "[]", "Commands of nodes beyond the defaults of their platform."),
     Key("gateway.nodes.commands.deny", Kind::Texts, "[]", "Commands that no node runs; wins over everything."),
