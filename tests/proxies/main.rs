@@ -40,8 +40,10 @@ use support::client::{Client, UPGRADE, cli};
 use support::device::Device;
 use support::gateway::{Gateway, HttpAnswer, Setup};
 
+type Claim = fn(&Scene);
+
 /// What must hold, in the order in which it is played.
-const CLAIMS: [(&str, fn(&Scene)); 7] = [
+const CLAIMS: [(&str, Claim); 7] = [
     ("an allowed user gets in and calls methods", an_allowed_user_gets_in_and_calls_methods),
     ("others are refused and told why", others_are_refused_and_told_why),
     ("forged headers are overwritten", forged_headers_are_overwritten),
