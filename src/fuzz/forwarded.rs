@@ -138,7 +138,7 @@ pub fn check(data: &[u8]) {
                 |host: &[u8]| str::from_utf8(host).ok().and_then(Host::parse).is_some_and(|host| host.is_loopback());
             assert!(hosts.len() <= 1 && hosts.iter().all(|host| names_loopback(host)), "{hosts:?}");
         }
-        Verdict::DirectRemote { client } => assert!(client == peer && !evidence && !(trusted && !peer.is_loopback())),
+        Verdict::DirectRemote { client } => assert!(client == peer && !evidence && (!trusted || peer.is_loopback())),
         Verdict::TrustedProxy { proxy, client } => {
             assert!(proxy == peer && trusted && (evidence || !peer.is_loopback()));
             let said = by_walking(headers, &policy.trusted_proxies);

@@ -92,7 +92,7 @@ impl World {
         let via = if silent { ApprovedVia::Silent } else { ApprovedVia::Owner };
         let after = approve(self.device.clone(), &request, via, UnixMs(self.now));
         if !silent {
-            let manager = Manager { scopes: scopes(u), device: flip(u).then(|| request.id), connection: None };
+            let manager = Manager { scopes: scopes(u), device: flip(u).then_some(request.id), connection: None };
             if manager.may_approve(&request, &after).is_err() {
                 return;
             }

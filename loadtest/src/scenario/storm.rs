@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{engine, open_all, operators};
 use crate::args::{Run, Storm};
@@ -217,5 +217,5 @@ pub fn run(options: &Storm, run: &Run) -> Result<Report> {
             show::bytes(after as f64)
         ));
     }
-    Ok(report).context("storm")
+    Ok(report)
 }
