@@ -316,6 +316,13 @@ impl Target {
         match connection.call(method, params, deadline).await {
             // What counts for the person is the time that was given, not what was left of it.
             Err(CallError::Timeout { method, .. }) => Err(CallError::Timeout { method, after: self.timeout }.into()),
+            Err(CallError::Remote(mut error)) if error.specific_code() == "MISSING_SCOPE" => {
+                // The gateway says what is missing; what there is was said at the beginning.
+                if let Some(details) = error.details.as_mut().and_then(serde_json::Value::as_object_mut) {
+                    details.insert("grantedScopes".into(), connection.hello().scopes.clone().into());
+                }
+                Err(CallError::Remote(error).into())
+            }
             result => Ok(result?),
         }
     }

@@ -375,7 +375,19 @@ fn remote_advice(error: &RemoteError) -> Option<String> {
         }
         "DEVICE_AUTH_SIGNATURE_EXPIRED" => "Set the clock of this machine, or of the gateway's.".into(),
         "MISSING_SCOPE" => {
-            format!("This connection may not do that: it lacks {}. Have the device approved for it: clawgate devices list", text("missingScope"))
+            let granted = error.details.as_ref().and_then(|details| details.get("grantedScopes")?.as_array());
+            let granted = granted.map(|all| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+            let has = match granted.as_deref() {
+                Some("") => "It has none".to_owned(),
+                Some(granted) => format!("It has {granted}"),
+                None => "It has less".to_owned(),
+            };
+            format!(
+                "{has}, and needs {}. On the gateway's host an operator with more rights gives it: clawgate devices approve \
+                 (what waits: clawgate devices list), or clawgate devices rotate --device ID --role operator --scope {}",
+                text("missingScope"),
+                text("missingScope")
+            )
         }
         "PROTOCOL_MISMATCH" => "The gateway speaks another version of the protocol: update the older of the two.".into(),
         "METHOD_NOT_IMPLEMENTED" => return None,
@@ -453,7 +465,11 @@ mod tests {
         );
         assert_eq!(error.advice().unwrap(), "Approve this device on the gateway's host: clawgate devices approve r-1");
         let scope = CallError::Remote(remote(json!({"code": "MISSING_SCOPE", "missingScope": "operator.write"})));
-        assert!(scope.advice().unwrap().contains("operator.write"));
+        assert!(scope.advice().unwrap().starts_with("It has less, and needs operator.write"));
+        let details =
+            json!({"code": "MISSING_SCOPE", "missingScope": "operator.admin", "grantedScopes": ["operator.read"]});
+        let advice = CallError::Remote(remote(details)).advice().unwrap();
+        assert!(advice.starts_with("It has operator.read, and needs operator.admin"), "{advice}");
     }
 
     #[test]

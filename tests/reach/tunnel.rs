@@ -219,10 +219,10 @@ fn a_tunnel_comes_up_carries_calls_and_comes_back() {
 
     let supervisor = account.pid("pid");
     assert!(account.0.ok(&["tunnel", "restart"]).contains("up, since"));
-    assert!(!is_alive(supervisor) && !is_alive(third));
+    eventually("both are gone", || (!is_alive(supervisor) && !is_alive(third)).then_some(()));
     let (supervisor, ssh) = (account.pid("pid"), account.pid("sshPid"));
     assert_eq!(account.0.ok(&["tunnel", "down"]), "The tunnel is down.\n");
-    assert!(!is_alive(supervisor) && !is_alive(ssh));
+    eventually("both are gone", || (!is_alive(supervisor) && !is_alive(ssh)).then_some(()));
     assert_eq!(account.0.ok(&["tunnel", "down"]), "No tunnel was up.\n");
     assert!(account.0.run(&["tunnel", "status"]).out.contains("No tunnel is up"));
 }

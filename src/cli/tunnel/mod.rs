@@ -381,9 +381,11 @@ async fn run(context: &Context, flags: &TunnelFlags) -> Result<ExitCode, CliErro
         }
         tokio::time::sleep(LOOK).await;
     }
-    let Some(_lock) = lock else {
+    let Some(lock) = lock else {
         return Err(CliError::with_advice("a tunnel is up already", "See: clawgate tunnel status"));
     };
+    // The kernel lets it go with the process, and not before.
+    std::mem::forget(lock);
     let probe = async || -> Result<(), ConnectError> {
         // The configuration may have changed since.
         let target = match Target::through_tunnel(context, plan.local_port) {

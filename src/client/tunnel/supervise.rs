@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PROVEN: Duration = Duration::from_secs(30);
 /// Time between looks for a gateway at the far end that is not there yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// Time between looks whether `ssh` is gone, and how many there are: two seconds in all.
+const GOODBYE_LOOK: Duration = Duration::from_millis(20);
+const GOODBYE_LOOKS: u32 = 100;
 /// Bytes of the log above which it is begun anew.
 const LOG_BYTES: u64 = 1 << 20;
 
@@ -239,6 +242,14 @@ pub async fn keep_up(
             () = &mut stop => break,
             () = sleep(wait) => {}
         }
+    }
+    // Dropped with its round, ssh was killed; it is gone before we are.
+    let ssh = state.ssh_pid.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+    for _ in 0..GOODBYE_LOOKS {
+        if ssh.is_none_or(|ssh| rustix::process::test_kill_process(ssh).is_err()) {
+            break;
+        }
+        sleep(GOODBYE_LOOK).await;
     }
     place.log("down");
     let _ = fs::remove_file(place.folder().join("state.json"));
