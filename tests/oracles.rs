@@ -1,8 +1,12 @@
 //! The bodies of the fuzz targets (`fuzz/`), run on their seeds and on made-up input: so they do not rot, and
 //! every test run fuzzes a little.
 
+#[path = "oracles/bot_update.rs"]
+mod bot_update;
 #[path = "oracles/envelope.rs"]
 mod envelope;
+#[path = "oracles/provider_stream.rs"]
+mod provider_stream;
 #[path = "oracles/ws_codec.rs"]
 mod ws_codec;
 
@@ -28,6 +32,38 @@ fn codec_keeps_its_promises_on_the_seeds() {
 #[test]
 fn scanner_keeps_its_promises_on_the_seeds() {
     run_seeds("envelope", envelope::check);
+}
+
+#[test]
+fn providers_keep_their_promises_on_the_seeds() {
+    run_seeds("provider_stream", provider_stream::check);
+}
+
+#[test]
+fn updates_keep_their_promises_on_the_seeds() {
+    run_seeds("bot_update", bot_update::check);
+}
+
+/// A stream of a provider in pieces: whole lines of both wires, cut lines, and others.
+fn almost_stream() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"c\",\"function\":{\"name\":\"n\",\"arguments\":\"{\"}}]}}]}\r\n\r\n",
+            "data: {\"choices\":[{\"finish_reason\":\"stop\"}],\"usage\":null}\n\n",
+            "data: [DONE]\n\n",
+            "data: {\"type\":\"content_block_start\",\"index\":1,\"content_block\":{\"type\":\"tool_use\",\"id\":\"\",\"name\":\"n\"}}\n\n",
+            "data: {\"type\":\"content_block_delta\",\"index\":1,\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"[]\"}}\n\n",
+            "data: {\"type\":\"message_stop\"}\n\n",
+            "data: {\"error\":{\"message\":\"x\"}}\n\n",
+            "data:",
+            "\n",
+        ])
+        .prop_map(str::to_owned),
+        "[a-z:{}\\r\\n \"]{0,12}",
+    ];
+    (any::<u8>(), prop::collection::vec(piece, 0..12))
+        .prop_map(|(choice, pieces)| [&[choice], pieces.concat().as_bytes()].concat())
 }
 
 /// JSON in pieces: mostly balanced, with the words of an envelope.
@@ -78,6 +114,18 @@ fn json_value() -> impl Strategy<Value = serde_json::Value> {
 }
 
 proptest! {
+    #[test]
+    fn providers_keep_their_promises_on_almost_streams(stream in almost_stream()) {
+        provider_stream::check(&stream);
+    }
+
+    #[test]
+    fn updates_keep_their_promises_on_any_text(text in "(?s).{0,200}", chat in -5i64..5, kind in "private|group|supergroup|channel") {
+        let update = serde_json::json!({"update_id": 1, "message": {"message_id": 1, "text": format!("@HomeBot {text}"),
+            "from": {"id": 3, "first_name": text}, "chat": {"id": chat, "type": kind, "title": text}}});
+        bot_update::check(update.to_string().as_bytes());
+    }
+
     #[test]
     fn codec_keeps_its_promises_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         ws_codec::check(&bytes);

@@ -11,6 +11,7 @@ use crate::clock::UnixMs;
 use crate::id;
 use crate::rpc::dispatch::{Call, Method, Outcome as Routed, Responder};
 use crate::rpc::error::RpcError;
+use crate::rpc::scope::Scope;
 use crate::sessions::Origin;
 use crate::sessions::key::{MAIN_AGENT, SessionKey};
 use crate::sessions::message::{Block, Message};
@@ -333,6 +334,10 @@ fn send(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     }
     let run_id = run_id(params.idempotency_key)?;
     if matches!(params.message.trim().to_ascii_lowercase().as_str(), "/new" | "/reset") {
+        // A word in a chat does no more than the method of that name may.
+        if !call.caller().grant.scopes().covers(Scope::Admin) {
+            return Err(RpcError::missing_scope(Scope::Admin.as_str(), &[Scope::Admin.as_str()]));
+        }
         let agent = agent.clone();
         return call.spawn(async move {
             agent.reset(&key, now).await?;

@@ -139,6 +139,12 @@ impl Sessions {
     }
 }
 
+/// The first page of the list.
+#[cfg(test)]
+pub(super) fn list_for_test(sessions: &Sessions, limit: usize) -> Value {
+    sessions.list(&ListParams { limit: Some(limit), ..ListParams::default() }, UnixMs::now())
+}
+
 fn list(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
     let params = call.params()?;
     let now = call.now();

@@ -98,3 +98,23 @@ async fn what_was_acknowledged_is_there_after_reopening() {
     let again = Sessions::open(Store::open(&path, &[SCHEMA]).unwrap(), Hub::new(1 << 20, 1 << 24)).unwrap();
     assert_eq!(again.get(&key("main")), Some(session));
 }
+
+#[tokio::test]
+async fn a_list_of_ten_thousand_is_quick() {
+    let sessions = sessions();
+    {
+        let mut index = sessions.write_index();
+        for n in 0..10_000u64 {
+            let session =
+                Session { session_id: n.to_string(), updated_at: NOW.plus(n * 7919 % 10_000), ..Session::default() };
+            index.insert(key(&format!("s{n}")), Arc::new(session));
+        }
+    }
+    let started = std::time::Instant::now();
+    let list = methods::list_for_test(&sessions, 50);
+    let took = started.elapsed();
+    assert_eq!((list["count"].as_u64(), list["totalCount"].as_u64()), (Some(50), Some(10_000)));
+    assert_eq!(list["sessions"][0]["updatedAt"], NOW.plus(9_999).0);
+    // 20 ms in a release build; this one is not optimized, and the machine may be busy.
+    assert!(took.as_millis() < 400, "{took:?}");
+}

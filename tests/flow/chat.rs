@@ -162,6 +162,10 @@ fn a_reader_reads_and_does_not_write() {
     let refused = reader.call("chat.send", &json!({"sessionKey": "main", "message": "hi", "idempotencyKey": "r"}));
     assert_eq!(refused.unwrap_err()["details"]["missingScope"], "operator.write");
     assert_eq!(model.asked(), 0);
+    let mut writer = gateway.client();
+    writer.connect(&operator_with(&["operator.write"])).unwrap();
+    let reset = writer.call("chat.send", &json!({"sessionKey": "main", "message": "/new", "idempotencyKey": "w"}));
+    assert_eq!(reset.unwrap_err()["details"]["missingScope"], "operator.admin", "no more than sessions.reset may");
 }
 
 #[test]
