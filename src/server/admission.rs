@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,7 +27,7 @@ use crate::auth::{
     self, ApprovedRole, AuthMode, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant, HeaderView,
     Policy, RateLimits, Surface, Verdict,
 };
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, monotonic_s};
 use crate::conn::connect::{ConnectParams, PROTOCOL, PROTOCOL_PREVIOUS};
 use crate::conn::{Accepted, CalledOff, Connecting, End, EndedBy, Refused, Service, Socket};
 use crate::devices::record::{Claims, PairedDevice, Token};
@@ -58,6 +58,8 @@ pub struct Admission {
     policy: ArcSwap<Policy>,
     limits: RateLimits,
     own_addresses: OwnAddresses,
+    /// When the log last told of a client with another secret.
+    mismatch_said_s: AtomicU32,
     tailscale: LocalApi,
     hub: Hub,
     domains: Domains,
@@ -91,6 +93,7 @@ impl Admission {
             policy: ArcSwap::from_pointee(policy),
             limits,
             own_addresses: OwnAddresses::default(),
+            mismatch_said_s: AtomicU32::new(0),
             tailscale,
             hub,
             domains,
@@ -300,12 +303,20 @@ impl Admission {
         if let Some(details) = error.details.as_mut() {
             details["secretSource"] = source.into();
         }
+        // Once a second at most: strangers who guess must not fill the log.
+        let now_s = monotonic_s();
+        if self.mismatch_said_s.swap(now_s, Ordering::Relaxed) == now_s {
+            return;
+        }
+        // Of a token, eight digits tell two apart and nothing more. A password may be weak enough for them to help whoever
+        // reads the log to guess it.
+        let shows = matches!(policy.mode, AuthMode::Token(_));
         let fingerprint = |hash: &SecretHash| hash.to_hex()[..8].to_owned();
-        let sent = params.auth.token.as_deref().or(params.auth.password.as_deref());
+        let sent = params.auth.token.as_deref();
         tracing::warn!(
             source,
-            ours = policy.secret().map(fingerprint),
-            theirs = sent.map(|sent| fingerprint(&SecretHash::of(sent))),
+            ours = policy.secret().filter(|_| shows).map(fingerprint),
+            theirs = sent.filter(|_| shows).map(|sent| fingerprint(&SecretHash::of(sent))),
             "a client has another secret than this gateway"
         );
     }

@@ -123,6 +123,9 @@ pub enum StartError {
 /// # Errors
 /// See [`StartError`].
 pub fn run(options: Options) -> Result<usize, StartError> {
+    // Where they are on for everything, they make a small process several times as large. Failing, it is only larger.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let Options { flags, profile, loaded, verbose, workers: count } = options;
     let revision = RevisionKey::new(id::random_bytes());
     let config_snapshot = snapshot(&loaded, &revision);
