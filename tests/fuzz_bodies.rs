@@ -48,9 +48,9 @@ fn every_target_is_run_here_and_by_the_fuzzer() {
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
         .collect();
-    // Those two have their oracles in tests/oracles/.
-    let known: BTreeSet<_> =
-        TARGETS.iter().map(|(name, _)| *name).chain(["envelope", "ws_codec"]).map(str::to_owned).collect();
+    // Those have their oracles in tests/oracles/.
+    let oracles = ["bot_update", "envelope", "provider_stream", "ws_codec"];
+    let known: BTreeSet<_> = TARGETS.iter().map(|(name, _)| *name).chain(oracles).map(str::to_owned).collect();
     assert_eq!(files, known);
 }
 

@@ -42,7 +42,7 @@ impl Announcement<'_> {
     }
 }
 
-/// Where a secret comes from, and what it can be compared with another by (`clawgate gateway explain`).
+/// Where a token comes from, and what it can be compared with another by (`clawgate gateway explain`).
 fn origin(credential: Option<&Credential>) -> String {
     credential.map_or_else(String::new, |it| format!("{} (fingerprint {})", it.source, it.secret.fingerprint()))
 }
@@ -66,7 +66,9 @@ impl fmt::Display for Announcement<'_> {
                 writeln!(f, "  auth    token, from {}", origin(auth.token.as_ref()))?;
             }
             (AuthMode::Password, _) => {
-                writeln!(f, "  auth    password, from {}", origin(auth.password.as_ref()))?;
+                // No digits of its hash: they would help whoever reads the log to guess a weak one.
+                let source = auth.password.as_ref().map(|it| it.source.to_string()).unwrap_or_default();
+                writeln!(f, "  auth    password, from {source}")?;
             }
             (AuthMode::TrustedProxy, _) => writeln!(f, "  auth    trusted-proxy")?,
             (AuthMode::None, _) => writeln!(f, "  auth    none: every program on this machine is let in")?,
