@@ -34,6 +34,8 @@ pub(crate) enum Place {
 pub(crate) struct Proxy {
     _program: Program,
     _folder: TempDir,
+    /// Which program it is.
+    pub(crate) kind: Kind,
     /// Where clients connect.
     pub(crate) address: SocketAddr,
     /// The address it connects to the gateway from.
@@ -152,6 +154,6 @@ impl Proxy {
             }
             networks.clients.enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok())
         });
-        Self { _program: program, _folder: folder, address, source: place.source(networks) }
+        Self { _program: program, _folder: folder, kind, address, source: place.source(networks) }
     }
 }
