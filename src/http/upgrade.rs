@@ -1,5 +1,7 @@
 //! The opening handshake of RFC 6455, section 4.2: pure checks over the head.
 
+use std::net::Ipv6Addr;
+
 use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
@@ -28,21 +30,24 @@ pub fn one_host(headers: &HeaderMap, version: Version) -> Result<(), Reject> {
 /// A name, an IPv4 address, or an IPv6 address in brackets; then perhaps a port. Nothing may follow the bracket but that:
 /// `[::1]evil.com` is loopback to one reader and not to the next (S-19).
 fn is_host(host: &[u8]) -> bool {
-    let (name, rest, allowed): (_, _, fn(&u8) -> bool) = match host.iter().position(|b| *b == b']') {
+    let (is_name, rest) = match host.iter().position(|b| *b == b']') {
+        // Parsed and not only looked over: `[::1:::]` is no address, and readers differ in what they make of it.
         Some(end) if host[0] == b'[' => {
-            (&host[1..end], &host[end + 1..], |b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+            let address = str::from_utf8(&host[1..end]).ok().and_then(|text| text.parse::<Ipv6Addr>().ok());
+            (address.is_some(), &host[end + 1..])
         }
         Some(_) => return false,
         None => {
             let end = host.iter().position(|b| *b == b':').unwrap_or(host.len());
-            (&host[..end], &host[end..], |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+            let is_letter = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            (end > 0 && host[..end].iter().all(is_letter), &host[end..])
         }
     };
     let port = match rest.strip_prefix(b":") {
         Some(digits) => str::from_utf8(digits).ok().and_then(address::port).is_some(),
         None => rest.is_empty(),
     };
-    host.len() <= 300 && !name.is_empty() && name.iter().all(allowed) && port
+    host.len() <= 300 && is_name && port
 }
 
 /// Whether the request asks for a WebSocket at all.
