@@ -1,7 +1,7 @@
 //! The permit: what someone who was let in may do.
 //!
-//! A [`Grant`] is made by [`super::authorize`] and by nothing else, but for the one of the gateway's own agent.
-//! Everything behind the door takes one, so forgetting the check does not compile.
+//! A [`Grant`] is made by [`super::authorize`] and [`super::authorize_http`] and by nothing else, but for the one of the
+//! gateway's own agent. Everything behind the door takes one, so forgetting the check does not compile.
 
 use std::fmt;
 
