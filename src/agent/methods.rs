@@ -12,7 +12,7 @@ use crate::id;
 use crate::rpc::dispatch::{Call, Method, Outcome as Routed, Responder};
 use crate::rpc::error::RpcError;
 use crate::rpc::scope::Scope;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretHash};
 use crate::sessions::Origin;
 use crate::sessions::key::{MAIN_AGENT, SessionKey};
 use crate::sessions::message::{Block, Message};
@@ -574,8 +574,11 @@ fn tools_invoke(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     }
     let Params { name, args, idempotency_key } = call.params()?;
     let agent = agent.clone();
+    let caller = call.caller();
+    let whose = caller.grant.device().map_or_else(|| caller.id.to_string(), |device| device.to_string());
     call.spawn(async move {
-        Ok(match agent.invoke_tool(&name, &args.unwrap_or_else(|| json!({})), idempotency_key).await {
+        let key = idempotency_key.as_deref().map(|key| (whose.as_str(), key));
+        Ok(match agent.invoke_tool(&name, &args.unwrap_or_else(|| json!({})), key).await {
             Ok(output) => json!({"ok": true, "toolName": name, "source": "core", "output": output}),
             Err(error) => {
                 let said = json!({"code": error.code(), "message": error.to_string()});
@@ -614,7 +617,7 @@ impl ToolError {
 }
 
 impl Agent {
-    /// Calls a tool as a run would. A repeat of `idempotency_key` does not call it again.
+    /// Calls a tool as a run would. A repeat of `once`, whose it is and their idempotency key, does not call it again.
     ///
     /// # Errors
     /// See [`ToolError`].
@@ -622,7 +625,7 @@ impl Agent {
         &self,
         name: &str,
         arguments: &Value,
-        idempotency_key: Option<String>,
+        once: Option<(&str, &str)>,
     ) -> Result<Value, ToolError> {
         let callable = self.0.nodes.callable();
         let offered = tools::offer(&callable);
@@ -634,7 +637,8 @@ impl Agent {
             tools::Plan::Say(why, true) => Err(ToolError::Arguments(why)),
             tools::Plan::Exec { .. } => Err(ToolError::NeedsApproval),
             tools::Plan::Invoke { node_id, command, params, timeout_ms } => {
-                let key = idempotency_key.unwrap_or_else(id::uuid);
+                let key = once.map(|(whose, key)| SecretHash::of(&format!("{whose}\n{key}")).to_hex());
+                let key = key.unwrap_or_else(id::uuid);
                 self.0.nodes.call(&node_id, &command, &params, timeout_ms, &key).await.map_err(ToolError::Failed)
             }
         }

@@ -246,11 +246,11 @@ impl Api {
         self.0.agent.model_named(name).ok_or_else(unknown)
     }
 
-    /// `POST /tools/invoke`, for a caller with `scopes`.
+    /// `POST /tools/invoke`, for a caller with `scopes` whom a proxy calls `user`.
     ///
     /// # Errors
     /// See [`Fault`].
-    pub async fn invoke_tool(&self, scopes: ScopeSet, body: Bytes) -> Result<Value, Fault> {
+    pub async fn invoke_tool(&self, scopes: ScopeSet, user: Option<&str>, body: Bytes) -> Result<Value, Fault> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Request {
@@ -285,7 +285,9 @@ impl Api {
         if !self.may_be_called(scopes, &name) {
             return Err(no_tool(&name));
         }
-        let called = self.0.agent.invoke_tool(&name, &args, key).await;
+        let whose = format!("http {}", user.unwrap_or_default());
+        let once = key.as_deref().map(|key| (whose.as_str(), key));
+        let called = self.0.agent.invoke_tool(&name, &args, once).await;
         called.map(|result| json!({"ok": true, "result": result})).map_err(|error| match error {
             ToolError::Unknown(name) => no_tool(&name),
             ToolError::Arguments(why) => Fault::invalid(why),

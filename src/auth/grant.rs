@@ -157,6 +157,11 @@ impl Grant {
         }
     }
 
+    /// Whether it is the one of [`Grant::for_agent`]: no client is vouched for by nothing.
+    pub fn is_agents(&self) -> bool {
+        self.method == Method::None && self.user.is_some()
+    }
+
     /// A grant for tests of what lies behind the door.
     #[cfg(any(test, feature = "internals"))]
     pub fn for_test(role: Role, scopes: ScopeSet, device: Option<DeviceKey>) -> Self {

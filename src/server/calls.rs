@@ -154,9 +154,8 @@ impl Serving<'_> {
                 self.api.complete(scopes, wants, body, lost).await
             }
             Endpoint::ToolsInvoke => {
-                let api = self.api.clone();
                 // Dropped with the caller: what the node does by then is the node's.
-                api.invoke_tool(scopes, body).await.map(Reply::Json)
+                self.api.invoke_tool(scopes, self.grant.user(), body).await.map(Reply::Json)
             }
             Endpoint::Models => Ok(Reply::Json(Api::models())),
             Endpoint::Model => {
