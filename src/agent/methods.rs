@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::providers::Endpoint;
 use super::record::{Asked, End, Outcome, Route, Taken};
 use super::{Agent, tools};
 use crate::clock::UnixMs;
@@ -16,7 +17,7 @@ use crate::secret::{Secret, SecretHash};
 use crate::sessions::Origin;
 use crate::sessions::key::{MAIN_AGENT, SessionKey};
 use crate::sessions::message::{Block, Message};
-use crate::sessions::methods::{agents_list, key};
+use crate::sessions::methods::{HistoryParams, key};
 use crate::sessions::record::Session;
 use crate::task;
 
@@ -32,6 +33,8 @@ pub const METHODS: &[Method<Agent>] = &[
     Method { name: "models.authLogout", handler: logout },
     Method { name: "tools.catalog", handler: catalog },
     Method { name: "tools.effective", handler: effective },
+    Method { name: "chat.startup", handler: chat_startup },
+    Method { name: "chat.metadata", handler: chat_metadata },
     Method { name: "chat.send", handler: chat_send },
     Method { name: "chat.abort", handler: chat_abort },
     Method { name: "sessions.send", handler: sessions_send },
@@ -40,8 +43,6 @@ pub const METHODS: &[Method<Agent>] = &[
     Method { name: "sessions.reset", handler: sessions_reset },
     Method { name: "sessions.delete", handler: sessions_delete },
     Method { name: "tools.invoke", handler: tools_invoke },
-    Method { name: "commands.list", handler: |_, call| call.answer(&json!({"commands": []})) },
-    Method { name: "question.list", handler: |_, call| call.answer(&json!({"questions": []})) },
 ];
 
 /// Bytes of one message.
@@ -246,12 +247,46 @@ fn identity(_: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     call.answer(&json!({"agentId": MAIN_AGENT, "name": "Assistant", "nameSource": "default", "avatarStatus": "none"}))
 }
 
-fn agents(_: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
-    call.answer(&agents_list())
+fn agents(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    call.answer(&agents_list(agent))
+}
+
+/// The one agent there is, with the models it asks: a Control UI lets nobody write to one that has none.
+fn agents_list(agent: &Agent) -> Value {
+    let settings = &agent.0.settings;
+    let mut names = settings.order.iter().filter_map(|at| settings.models.get(*at)).map(Endpoint::full_name);
+    let mut row = json!({"id": MAIN_AGENT, "name": MAIN_AGENT});
+    if let Some(primary) = names.next() {
+        row["model"] = json!({"primary": primary, "fallbacks": names.collect::<Vec<_>>()});
+    }
+    json!({"defaultId": MAIN_AGENT, "mainKey": "main", "scope": "per-sender", "agents": [row]})
+}
+
+/// Everything that a chat begins with, in one answer.
+fn chat_startup(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    let params: HistoryParams = call.params()?;
+    let key = key(&params.session_key)?;
+    let sessions = &agent.0.sessions;
+    sessions.opened(&key, call.caller());
+    let (sessions, agents, models) = (sessions.clone(), agents_list(agent), model_rows(agent));
+    call.spawn(async move {
+        let mut answer = sessions.history_answer(&key, params).await?;
+        answer["agentsList"] = agents;
+        answer["metadata"] = json!({"commands": [], "models": models});
+        Ok(answer)
+    })
+}
+
+fn chat_metadata(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    call.answer(&json!({"commands": [], "models": model_rows(agent)}))
 }
 
 fn models(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
-    let models: Vec<_> = agent
+    call.answer(&json!({"models": model_rows(agent)}))
+}
+
+fn model_rows(agent: &Agent) -> Vec<Value> {
+    agent
         .0
         .settings
         .models
@@ -277,8 +312,7 @@ fn models(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
             }
             row
         })
-        .collect();
-    call.answer(&json!({"models": models}))
+        .collect()
 }
 
 fn auth_status(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {

@@ -347,10 +347,9 @@ impl Agent {
 
     /// Whether `name` is a model that can be asked: `provider/model`, or the model's id alone. Gives the full name.
     pub fn model_named(&self, name: &str) -> Option<String> {
-        let full = |endpoint: &Endpoint| format!("{}/{}", endpoint.provider, endpoint.model.id);
         let models = &self.0.settings.models;
-        let found = models.iter().find(|endpoint| full(endpoint) == name);
-        found.or_else(|| models.iter().find(|endpoint| endpoint.model.id == name)).map(full)
+        let found = models.iter().find(|endpoint| endpoint.full_name() == name);
+        found.or_else(|| models.iter().find(|endpoint| endpoint.model.id == name)).map(Endpoint::full_name)
     }
 
     /// Where runs, and whatever else may be slow, are done.
@@ -420,7 +419,7 @@ impl Agent {
     /// The models to ask and the keys to ask them with, best first; what rests comes last.
     fn candidates(&self, own: Option<&str>, now: UnixMs) -> Vec<Candidate> {
         let settings = &self.0.settings;
-        let named = |endpoint: &&Endpoint| own == Some(&*format!("{}/{}", endpoint.provider, endpoint.model.id));
+        let named = |endpoint: &&Endpoint| own == Some(&*endpoint.full_name());
         let mut models: Vec<&Endpoint> = settings.models.iter().filter(named).collect();
         for endpoint in settings.order.iter().filter_map(|at| settings.models.get(*at)) {
             if !models.iter().any(|known| std::ptr::eq(*known, endpoint)) {

@@ -198,8 +198,8 @@ impl Course<'_> {
                     if !record::begin(tx, &id)? {
                         return Ok::<_, RpcError>(Change::of(false));
                     }
-                    let appended =
-                        handle.append_in(tx, &key, &origin, std::slice::from_ref(&message), |_| (), UnixMs::now())?;
+                    let of_run = (std::slice::from_ref(&message), Some(id.as_str()));
+                    let appended = handle.append_of_run_in(tx, &key, &origin, of_run, |_| (), UnixMs::now())?;
                     Ok(Change::of(true).publish(move || handle.show(appended)))
                 })
                 .await?;
@@ -228,7 +228,8 @@ impl Course<'_> {
             return Ok(());
         }
         self.messages.extend(messages.iter().cloned());
-        self.agent.0.sessions.append(&self.live.key, messages, UnixMs::now()).await?;
+        let run = Some(self.live.id.clone());
+        self.agent.0.sessions.append_of_run(&self.live.key, messages, run, UnixMs::now()).await?;
         Ok(())
     }
 
@@ -553,7 +554,8 @@ impl Course<'_> {
                         session.last_run_error.clone_from(&outcome.error);
                         session.last_activity_at = Some(outcome.ended_at);
                     };
-                    Some(agent.0.sessions.append_in(tx, &key, &origin, &messages, change, outcome.ended_at)?)
+                    let of_run = (&messages[..], Some(id.as_str()));
+                    Some(agent.0.sessions.append_of_run_in(tx, &key, &origin, of_run, change, outcome.ended_at)?)
                 } else {
                     None
                 };

@@ -34,12 +34,37 @@ pub enum Endpoint {
     Model,
     /// `POST /tools/invoke`.
     ToolsInvoke,
-    /// `GET /control-ui-config.json`, below the Control UI's base path.
-    UiConfig,
 }
 
+/// What there is over HTTP beside the WebSocket, for people: method and path, whether it is here, and what about it.
+pub const TABLE: &[(&str, bool, &str)] = &[
+    ("GET /", true, "the Control UI of `gateway.controlUi.root`, or a page that says how to connect"),
+    (
+        "GET /control-ui-config.json",
+        true,
+        "what a Control UI is told before it connects; below `gateway.controlUi.basePath`",
+    ),
+    ("GET /healthz, /readyz, /startupz", true, "probes, without auth"),
+    (
+        "POST /v1/chat/completions",
+        true,
+        "off until `gateway.http.endpoints.chatCompletions.enabled`; text and `data:` pictures, streaming, `user` and \
+         `x-openclaw-session-key`, `x-openclaw-model`; `tools` of the caller and picture URLs are refused with 400",
+    ),
+    ("GET /v1/models, /v1/models/{id}", true, "the agent as a model; on and off with the above"),
+    (
+        "POST /tools/invoke",
+        true,
+        "the commands of approved nodes; `exec` and `nodes` answer 404, `gateway.tools.allow` opens `nodes` for administrators",
+    ),
+    ("POST /v1/embeddings", false, ""),
+    ("POST /v1/responses", false, ""),
+    ("POST /hooks/...", false, ""),
+    ("/__openclaw__/... (canvas, avatars, media, plugins)", false, ""),
+];
+
 impl Endpoint {
-    /// The endpoint of a path, apart from the Control UI's.
+    /// The endpoint of a path.
     pub fn of(path: &str) -> Option<Self> {
         match path {
             "/v1/chat/completions" => Some(Self::ChatCompletions),
@@ -53,7 +78,7 @@ impl Endpoint {
     pub const fn method(self) -> Method {
         match self {
             Self::ChatCompletions | Self::ToolsInvoke => Method::POST,
-            Self::Models | Self::Model | Self::UiConfig => Method::GET,
+            Self::Models | Self::Model => Method::GET,
         }
     }
 
@@ -62,7 +87,7 @@ impl Endpoint {
         match self {
             Self::ChatCompletions => 20 * 1024 * 1024,
             Self::ToolsInvoke => 2 * 1024 * 1024,
-            Self::Models | Self::Model | Self::UiConfig => 0,
+            Self::Models | Self::Model => 0,
         }
     }
 }

@@ -24,6 +24,7 @@ use http::header::{
 use http::{HeaderValue, StatusCode};
 use hyper::Response;
 use ring::digest::{SHA256, digest};
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::Answer;
@@ -38,6 +39,9 @@ const MAX_KEPT_BYTES: usize = 96 * 1024 * 1024;
 const FRESH: Duration = Duration::from_secs(2);
 /// Files that are read at the same time.
 const READERS: usize = 4;
+
+/// What a Control UI asks for before it connects.
+const CONFIG: &str = "/control-ui-config.json";
 
 /// What a page of the Control UI may load and reach. The scripts that stand in `index.html` itself are allowed by their
 /// hashes, one by one.
@@ -122,11 +126,6 @@ impl Files {
         Ok(Self { shelf: Arc::new(shelf), base: base.to_owned() })
     }
 
-    /// The base.
-    pub fn base(&self) -> &str {
-        &self.base
-    }
-
     /// The rest of `path` below the base; `None` when it is not there.
     pub fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
         path.strip_prefix(self.base.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -137,6 +136,9 @@ impl Files {
         if rest.is_empty() && !self.base.is_empty() {
             return self.to_the_slash();
         }
+        if rest == CONFIG {
+            return self.config();
+        }
         let not_found = || reject::NOT_FOUND.into_answer();
         let Some(name) = relative(rest) else { return not_found() };
         let name = if name.is_empty() { "index.html".to_owned() } else { name };
@@ -146,6 +148,23 @@ impl Files {
             None => self.file("index.html".to_owned()).await,
         };
         found.map_or_else(not_found, |file| answer(&file, headers))
+    }
+
+    /// What the Control UI is told before it connects, and nothing that a stranger may not know.
+    fn config(&self) -> Answer {
+        let config = json!({
+            "basePath": self.base, "assistantName": "Assistant", "assistantAvatar": "A", "assistantAvatarSource": null,
+            "assistantAvatarStatus": null, "assistantAvatarReason": null, "assistantAgentId": "main",
+            "serverVersion": env!("CARGO_PKG_VERSION"), "embedSandbox": "scripts", "allowExternalEmbedUrls": false,
+            "automaticallyFetchFavicons": false, "communityInvite": false, "terminalEnabled": false,
+            "cliAgentsEnabled": false, "pluginAssetsRequireAuth": true, "pluginFrameGrants": [],
+        });
+        let mut answer = Response::new(Body::from(config.to_string()));
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        harden(headers);
+        answer
     }
 
     /// Relative links of a page lead to other places without the slash.
@@ -267,7 +286,7 @@ fn answer(file: &File, asked: &HeaderMap) -> Answer {
 }
 
 /// What everything of the Control UI says to the browser.
-pub fn harden(headers: &mut HeaderMap) {
+fn harden(headers: &mut HeaderMap) {
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
@@ -418,6 +437,8 @@ mod tests {
             assert!(status == 200 && str::from_utf8(&body).unwrap().contains("index"), "{page}");
             assert_eq!(headers[CACHE_CONTROL], "no-cache");
         }
+        let (_, _, config) = get("/control-ui-config.json", &none).await;
+        assert!(str::from_utf8(&config).unwrap().contains(r#""basePath":"""#));
         for missing in ["/assets/b.js", "/link.txt", "/..%2fsecret.txt"] {
             assert_eq!(get(missing, &none).await.0, 404, "{missing}");
         }

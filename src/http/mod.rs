@@ -242,7 +242,7 @@ async fn respond<S: Site>(
     visit: &Mutex<Visit<S::Admitted>>,
 ) -> Result<Answer, Reject> {
     let files = site.interface();
-    if let Some(endpoint) = endpoint_of(request.uri().path(), files) {
+    if let Some(endpoint) = Endpoint::of(request.uri().path()) {
         let is_its_own = *request.method() == endpoint.method();
         if !is_its_own && !(*request.method() == Method::HEAD && endpoint.method() == Method::GET) {
             return Ok(api::wrong_method(endpoint));
@@ -266,11 +266,6 @@ async fn respond<S: Site>(
         }
         _ => page,
     }
-}
-
-fn endpoint_of(path: &str, files: Option<&Files>) -> Option<Endpoint> {
-    let is_config = || files.is_some_and(|files| files.below(path) == Some("/control-ui-config.json"));
-    Endpoint::of(path).or_else(|| is_config().then_some(Endpoint::UiConfig))
 }
 
 fn open_websocket<S: Site>(

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
-use serde_json::{Value, json};
 
 use super::admission::{Admission, header_lines};
 use super::reception::too_many;
@@ -23,14 +22,13 @@ use crate::http::reject::{self, Reject};
 use crate::http::{Answer, files};
 use crate::net::preauth::Slot;
 use crate::rpc::scope::Scope;
-use crate::sessions::key::MAIN_AGENT;
 
 impl Endpoint {
     /// What a caller needs for it.
     const fn scope(self) -> Scope {
         match self {
             Self::ChatCompletions | Self::ToolsInvoke => Scope::Write,
-            Self::Models | Self::Model | Self::UiConfig => Scope::Read,
+            Self::Models | Self::Model => Scope::Read,
         }
     }
 }
@@ -70,14 +68,10 @@ impl Admission {
                 })
             }
         };
-        let mut answer = answered.unwrap_or_else(|fault| {
+        Ok(answered.unwrap_or_else(|fault| {
             tracing::info!(%peer, ?endpoint, kind = ?fault.kind, "http call failed: {}", fault.message);
             api::fault(&fault)
-        });
-        if endpoint == Endpoint::UiConfig {
-            files::harden(answer.headers_mut());
-        }
-        Ok(answer)
+        }))
     }
 
     /// Who it is, and whether they may.
@@ -162,7 +156,6 @@ impl Serving<'_> {
                 let name = self.head.uri.path().strip_prefix("/v1/models/").and_then(files::decode);
                 Api::model(&name.unwrap_or_default()).map(Reply::Json)
             }
-            Endpoint::UiConfig => Ok(Reply::Json(self.interface())),
         }
     }
 
@@ -178,18 +171,6 @@ impl Serving<'_> {
             model: text("x-openclaw-model")?,
             agent: text("x-openclaw-agent-id")?,
             session_key: text("x-openclaw-session-key")?,
-        })
-    }
-
-    /// What a Control UI is told before it connects.
-    fn interface(&self) -> Value {
-        let base = self.admission.files.as_ref().map(files::Files::base).unwrap_or_default();
-        json!({
-            "basePath": base, "assistantName": "Assistant", "assistantAvatar": "A", "assistantAvatarSource": null,
-            "assistantAvatarStatus": null, "assistantAvatarReason": null, "assistantAgentId": MAIN_AGENT,
-            "serverVersion": env!("CARGO_PKG_VERSION"), "embedSandbox": "scripts", "allowExternalEmbedUrls": false,
-            "automaticallyFetchFavicons": false, "communityInvite": false, "terminalEnabled": false,
-            "cliAgentsEnabled": false, "pluginAssetsRequireAuth": true, "pluginFrameGrants": [],
         })
     }
 }

@@ -121,6 +121,13 @@ pub struct Endpoint {
     pub model: Model,
 }
 
+impl Endpoint {
+    /// `provider/model`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.provider, self.model.id)
+    }
+}
+
 /// What kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
