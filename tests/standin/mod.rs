@@ -270,7 +270,7 @@ pub enum Wire {
 }
 
 /// A model that, asked anything, asks a node where `uname` is, and then says so. A message that begins with `echo` it
-/// echoes word by word; one that begins with `run` it wants run as a command; one that begins with `slow` it never
+/// echoes word by word, one that begins with `shout` as a whole and louder; one that begins with `run` it wants run as a command; one that begins with `slow` it never
 /// finishes, and one that begins with `pause` after a second.
 #[derive(Clone)]
 pub struct Model {
@@ -362,6 +362,7 @@ fn act(asked: &str, result: Option<&str>) -> Act {
         ("echo", rest) => Act::Say(words(rest)),
         ("slow", _) => Act::Stall,
         ("pause", _) => Act::Pause,
+        ("shout", _) => Act::Say(words(&format!("{asked}!"))),
         ("run", rest) => Act::Call("exec", json!({"command": rest.split(' ').collect::<Vec<_>>()})),
         _ => Act::Call("system_which", json!({"bins": ["uname"]})),
     }
