@@ -28,6 +28,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod api;
 pub mod approvals;
 pub mod auth;
 pub mod channels;

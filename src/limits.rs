@@ -43,5 +43,7 @@ pub const UNAUTHORIZED_CALLS: u32 = 10;
 pub const CLOSE_REASON_BYTES: usize = 123;
 /// Time a closing connection has to take its close frame.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(1);
+/// Bytes that the bodies of all calls of the HTTP API take together.
+pub const API_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// Time a drain waits for connections to go before it reports who was left.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);

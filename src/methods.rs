@@ -1,11 +1,13 @@
 //! The one list of every RPC method: each domain's table, mounted over its handle.
 
+use serde_json::json;
+
 use crate::agent::{self, Agent};
 use crate::approvals::{self, Approvals};
 use crate::channels::{self, Channels};
 use crate::devices::{self, Devices};
 use crate::nodes::{self, Nodes};
-use crate::rpc::dispatch::Router;
+use crate::rpc::dispatch::{Method, Router};
 use crate::sessions::{self, Sessions};
 use crate::system::{self, System};
 
@@ -28,6 +30,30 @@ pub struct Domains {
     pub channels: Channels,
 }
 
+/// What this gateway has none of, and what user interfaces ask for all the same: answered with nothing, which is true.
+pub const EMPTY: &[Method<()>] = &[
+    Method { name: "commands.list", handler: |(), call| call.answer(&json!({"commands": []})) },
+    Method {
+        name: "cron.list",
+        handler: |(), call| {
+            call.answer(&json!({"jobs": [], "total": 0, "offset": 0, "limit": 0, "hasMore": false, "nextOffset": null}))
+        },
+    },
+    Method {
+        name: "cron.status",
+        handler: |(), call| call.answer(&json!({"enabled": false, "jobs": 0, "nextWakeAtMs": null})),
+    },
+    Method { name: "progressCard.get", handler: |(), call| call.answer(&json!({"card": null})) },
+    Method { name: "question.list", handler: |(), call| call.answer(&json!({"questions": []})) },
+    Method { name: "sessions.branches.list", handler: |(), call| call.answer(&json!({"branches": []})) },
+    Method { name: "sessions.companion.state", handler: |(), call| call.answer(&json!({"exchanges": []})) },
+    Method { name: "tasks.list", handler: |(), call| call.answer(&json!({"tasks": []})) },
+    Method {
+        name: "update.status",
+        handler: |(), call| call.answer(&json!({"sentinel": null, "updateAvailable": null})),
+    },
+];
+
 /// The table of this gateway.
 pub fn router(domains: &Domains) -> Router {
     let mut router = Router::default();
@@ -38,5 +64,6 @@ pub fn router(domains: &Domains) -> Router {
     router.mount(&domains.approvals, approvals::methods::METHODS);
     router.mount(&domains.agent, agent::methods::METHODS);
     router.mount(&domains.channels, channels::methods::METHODS);
+    router.mount(&(), EMPTY);
     router
 }

@@ -37,6 +37,8 @@ static LAYERS: [Layer; 6] = [
         Room("agent::context", "sessions::message"),
         Room("agent::providers::sse", ""),
         Room("agent::providers::reply", "sessions::message"),
+        Room("api::fault", ""),
+        Room("api::completion", "sessions::message api::fault"),
         Room("channels::pairing", ""),
         Room("channels::telegram::update", "config sessions::key"),
         Room("channels::telegram::text", ""),
@@ -60,7 +62,7 @@ static LAYERS: [Layer; 6] = [
         Room("hub", "auth hub::outbox"),
         Room("rpc::dispatch", "auth task hub hub::outbox"),
         Room("conn", "auth ws net::stream net::preauth task hub hub::outbox rpc::dispatch conn::connect conn::machine"),
-        Room("http", "ws net::stream task"),
+        Room("http", "ws net::stream task api::fault"),
     ]},
     // A domain sees another through its handle, the records that the handle gives out, and the rule of who may approve.
     Layer { name: "4 domains", pure: false, rooms: &[
@@ -70,6 +72,7 @@ static LAYERS: [Layer; 6] = [
         Room("sessions", "auth store task hub hub::outbox rpc::dispatch sessions::message sessions::key"),
         Room("approvals", "auth hub rpc::dispatch"),
         Room("agent", "approvals store task outgoing hub rpc::dispatch sessions sessions::message sessions::key nodes agent::context agent::providers agent::providers::reply"),
+        Room("api", "task agent agent::providers sessions sessions::message sessions::key api::fault api::completion"),
         Room("channels", "store task outgoing config system rpc::dispatch sessions sessions::message sessions::key agent channels::pairing channels::telegram::update channels::telegram::text"),
     ]},
     // The composition sees everything; that is what it is for.
@@ -116,8 +119,8 @@ const HOMES: &[Home] = &[
     },
     Home {
         words: &["StatusCode"],
-        files: &["http/reject.rs", "http/page.rs", "http/upgrade.rs", "client/"],
-        reason: "the server's refusals are chosen in one table; the client reads what it is told",
+        files: &["http/reject.rs", "http/page.rs", "http/upgrade.rs", "http/api.rs", "http/files.rs", "client/"],
+        reason: "the server's refusals are chosen in one table a kind; the client reads what it is told",
     },
 ];
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::providers::Endpoint;
 use super::record::{Asked, End, Outcome, Route, Taken};
 use super::{Agent, tools};
 use crate::clock::UnixMs;
@@ -12,10 +13,11 @@ use crate::id;
 use crate::rpc::dispatch::{Call, Method, Outcome as Routed, Responder};
 use crate::rpc::error::RpcError;
 use crate::rpc::scope::Scope;
+use crate::secret::{Secret, SecretHash};
 use crate::sessions::Origin;
 use crate::sessions::key::{MAIN_AGENT, SessionKey};
 use crate::sessions::message::{Block, Message};
-use crate::sessions::methods::{agents_list, key};
+use crate::sessions::methods::{HistoryParams, key};
 use crate::sessions::record::Session;
 use crate::task;
 
@@ -26,8 +28,13 @@ pub const METHODS: &[Method<Agent>] = &[
     Method { name: "agent.identity.get", handler: identity },
     Method { name: "agents.list", handler: agents },
     Method { name: "models.list", handler: models },
+    Method { name: "models.authStatus", handler: auth_status },
+    Method { name: "models.authSetApiKey", handler: set_api_key },
+    Method { name: "models.authLogout", handler: logout },
     Method { name: "tools.catalog", handler: catalog },
     Method { name: "tools.effective", handler: effective },
+    Method { name: "chat.startup", handler: chat_startup },
+    Method { name: "chat.metadata", handler: chat_metadata },
     Method { name: "chat.send", handler: chat_send },
     Method { name: "chat.abort", handler: chat_abort },
     Method { name: "sessions.send", handler: sessions_send },
@@ -36,8 +43,6 @@ pub const METHODS: &[Method<Agent>] = &[
     Method { name: "sessions.reset", handler: sessions_reset },
     Method { name: "sessions.delete", handler: sessions_delete },
     Method { name: "tools.invoke", handler: tools_invoke },
-    Method { name: "commands.list", handler: |_, call| call.answer(&json!({"commands": []})) },
-    Method { name: "question.list", handler: |_, call| call.answer(&json!({"questions": []})) },
 ];
 
 /// Bytes of one message.
@@ -165,10 +170,10 @@ fn agent(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
         _ => None,
     };
     let asked = Asked {
-        message: message(&params.message, params.attachments, now)?,
         route,
         timeout_ms: params.timeout.filter(|seconds| *seconds > 0).map(|seconds| seconds.saturating_mul(1000)),
         extra_system: params.extra_system_prompt,
+        ..Asked::of(message(&params.message, params.attachments, now)?)
     };
     let run_id = run_id(params.idempotency_key)?;
     agent.0.sessions.opened(&key, call.caller());
@@ -242,19 +247,57 @@ fn identity(_: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     call.answer(&json!({"agentId": MAIN_AGENT, "name": "Assistant", "nameSource": "default", "avatarStatus": "none"}))
 }
 
-fn agents(_: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
-    call.answer(&agents_list())
+fn agents(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    call.answer(&agents_list(agent))
+}
+
+/// The one agent there is, with the models it asks: a Control UI lets nobody write to one that has none.
+fn agents_list(agent: &Agent) -> Value {
+    let settings = &agent.0.settings;
+    let mut names = settings.order.iter().filter_map(|at| settings.models.get(*at)).map(Endpoint::full_name);
+    let mut row = json!({"id": MAIN_AGENT, "name": MAIN_AGENT});
+    if let Some(primary) = names.next() {
+        row["model"] = json!({"primary": primary, "fallbacks": names.collect::<Vec<_>>()});
+    }
+    json!({"defaultId": MAIN_AGENT, "mainKey": "main", "scope": "per-sender", "agents": [row]})
+}
+
+/// Everything that a chat begins with, in one answer.
+fn chat_startup(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    let params: HistoryParams = call.params()?;
+    let key = key(&params.session_key)?;
+    let sessions = &agent.0.sessions;
+    sessions.opened(&key, call.caller());
+    let (sessions, agents, models) = (sessions.clone(), agents_list(agent), model_rows(agent));
+    call.spawn(async move {
+        let mut answer = sessions.history_answer(&key, params).await?;
+        answer["agentsList"] = agents;
+        answer["metadata"] = json!({"commands": [], "models": models});
+        Ok(answer)
+    })
+}
+
+fn chat_metadata(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    call.answer(&json!({"commands": [], "models": model_rows(agent)}))
 }
 
 fn models(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
-    let models: Vec<_> = agent
+    call.answer(&json!({"models": model_rows(agent)}))
+}
+
+fn model_rows(agent: &Agent) -> Vec<Value> {
+    agent
         .0
         .settings
         .models
         .iter()
         .map(|endpoint| {
             let model = &endpoint.model;
-            let rests = agent.rests_for(&endpoint.provider);
+            let now = UnixMs::now();
+            let rests =
+                agent.rests_for(&endpoint.provider).map(|rest| now.plus(u64::try_from(rest.as_millis()).unwrap_or(0)));
+            let key_rests = agent.0.profiles.rests_until(&endpoint.provider, endpoint.key.as_ref(), now);
+            let rests = rests.max(key_rests);
             let mut row = json!({"id": model.id, "name": model.name, "provider": endpoint.provider,
                 "contextWindow": model.context_window, "reasoning": model.reasoning, "supportsTools": true,
                 "available": rests.is_none()});
@@ -265,12 +308,60 @@ fn models(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
             }
             if let Some(rests) = rests {
                 row["unavailableReason"] = json!("cooldown");
-                row["unavailableUntil"] = json!(UnixMs::now().plus(u64::try_from(rests.as_millis()).unwrap_or(0)));
+                row["unavailableUntil"] = json!(rests);
             }
             row
         })
-        .collect();
-    call.answer(&json!({"models": models}))
+        .collect()
+}
+
+fn auth_status(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    let mut inline: Vec<_> = agent.0.settings.models.iter().filter(|endpoint| endpoint.key.is_some()).collect();
+    inline.dedup_by_key(|endpoint| endpoint.provider.as_str());
+    let inline: Vec<_> = inline.iter().map(|endpoint| endpoint.provider.as_str()).collect();
+    let now = call.now();
+    call.answer(&agent.0.profiles.report(&inline, now))
+}
+
+fn set_api_key(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        provider: String,
+        api_key: String,
+        profile_id: Option<String>,
+        agent_id: Option<String>,
+    }
+    let Params { provider, api_key, profile_id, agent_id } = call.params()?;
+    check_agent(agent_id.as_deref())?;
+    let (now, profiles) = (call.now(), agent.0.profiles.clone());
+    let known = agent.0.settings.models.iter().any(|endpoint| endpoint.provider == provider);
+    call.spawn(async move {
+        let key = Secret::new(api_key.trim());
+        let profile_id = profiles.set(&provider, profile_id.as_deref(), key, now).await?;
+        let mut answer = json!({"provider": provider, "profileId": profile_id});
+        if !known {
+            answer["warning"] = json!(format!("no model of {provider:?} is configured: see models.providers"));
+        }
+        Ok(answer)
+    })
+}
+
+fn logout(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        provider: String,
+        profile_ids: Option<Vec<String>>,
+        agent_id: Option<String>,
+    }
+    let Params { provider, profile_ids, agent_id } = call.params()?;
+    check_agent(agent_id.as_deref())?;
+    let profiles = agent.0.profiles.clone();
+    call.spawn(async move {
+        let removed = profiles.remove(&provider, profile_ids).await?;
+        Ok(json!({"provider": provider, "removedProfiles": removed, "profileIds": removed}))
+    })
 }
 
 /// The tools of this moment, as groups of the wire: one, for what nodes offer.
@@ -345,10 +436,8 @@ fn send(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
         });
     }
     let asked = Asked {
-        message: message(&params.message, params.attachments, now)?,
-        route: None,
         timeout_ms: params.timeout_ms.filter(|ms| *ms > 0),
-        extra_system: None,
+        ..Asked::of(message(&params.message, params.attachments, now)?)
     };
     let agent = agent.clone();
     call.spawn(async move {
@@ -433,7 +522,7 @@ fn sessions_create(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
         let mut answer = json!({"ok": true, "key": key.as_str(), "sessionId": session.session_id,
             "entry": agent.0.sessions.row(&key, &session)});
         if let Some(message) = first {
-            let asked = Asked { message, route: None, timeout_ms: None, extra_system: None };
+            let asked = Asked::of(message);
             match agent.ask(run_id.clone(), key, operator(), asked, now).await {
                 Ok(_) => {
                     answer["runStarted"] = json!(true);
@@ -519,27 +608,73 @@ fn tools_invoke(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     }
     let Params { name, args, idempotency_key } = call.params()?;
     let agent = agent.clone();
+    let caller = call.caller();
+    let whose = caller.grant.device().map_or_else(|| caller.id.to_string(), |device| device.to_string());
     call.spawn(async move {
-        let callable = agent.0.nodes.callable();
-        let offered = tools::offer(&callable);
-        let arguments = args.unwrap_or_else(|| json!({}));
-        let failed = |code: &str, message: String| {
-            json!({"ok": false, "toolName": name, "source": "core", "error": {"code": code, "message": message}})
-        };
-        Ok(match tools::plan(&offered, &callable, &name, &arguments) {
-            tools::Plan::Say(said, false) => {
-                let output: Value = serde_json::from_str(&said).unwrap_or_else(|_| json!(said));
-                json!({"ok": true, "toolName": name, "source": "core", "output": output})
-            }
-            tools::Plan::Say(why, true) => failed("invalid_arguments", why),
-            tools::Plan::Exec { .. } => failed("requires_approval", "exec is the agent's: it asks for approval there".to_owned()),
-            tools::Plan::Invoke { node_id, command, params, timeout_ms } => {
-                let key = idempotency_key.unwrap_or_else(id::uuid);
-                match agent.0.nodes.call(&node_id, &command, &params, timeout_ms, &key).await {
-                    Ok(output) => json!({"ok": true, "toolName": name, "source": "core", "output": output}),
-                    Err(error) => failed("tool_failed", error),
-                }
+        let key = idempotency_key.as_deref().map(|key| (whose.as_str(), key));
+        Ok(match agent.invoke_tool(&name, &args.unwrap_or_else(|| json!({})), key).await {
+            Ok(output) => json!({"ok": true, "toolName": name, "source": "core", "output": output}),
+            Err(error) => {
+                let said = json!({"code": error.code(), "message": error.to_string()});
+                json!({"ok": false, "toolName": name, "source": "core", "error": said})
             }
         })
     })
+}
+
+/// Why a tool gave no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ToolError {
+    /// There is no tool of that name now.
+    #[error("there is no tool {0:?}: no connected node offers it")]
+    Unknown(String),
+    /// The arguments are not what it takes.
+    #[error("{0}")]
+    Arguments(String),
+    /// A person has to approve it.
+    #[error("exec is the agent's: it asks for approval there")]
+    NeedsApproval,
+    /// It was called, and failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ToolError {
+    /// `error.code` of the wire.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) | Self::Arguments(_) => "invalid_arguments",
+            Self::NeedsApproval => "requires_approval",
+            Self::Failed(_) => "tool_failed",
+        }
+    }
+}
+
+impl Agent {
+    /// Calls a tool as a run would. A repeat of `once`, whose it is and their idempotency key, does not call it again.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn invoke_tool(
+        &self,
+        name: &str,
+        arguments: &Value,
+        once: Option<(&str, &str)>,
+    ) -> Result<Value, ToolError> {
+        let callable = self.0.nodes.callable();
+        let offered = tools::offer(&callable);
+        if !offered.iter().any(|tool| tool.spec.name == name) {
+            return Err(ToolError::Unknown(name.chars().take(64).collect()));
+        }
+        match tools::plan(&offered, &callable, name, arguments) {
+            tools::Plan::Say(said, false) => Ok(serde_json::from_str(&said).unwrap_or_else(|_| json!(said))),
+            tools::Plan::Say(why, true) => Err(ToolError::Arguments(why)),
+            tools::Plan::Exec { .. } => Err(ToolError::NeedsApproval),
+            tools::Plan::Invoke { node_id, command, params, timeout_ms } => {
+                let key = once.map(|(whose, key)| SecretHash::of(&format!("{whose}\n{key}")).to_hex());
+                let key = key.unwrap_or_else(id::uuid);
+                self.0.nodes.call(&node_id, &command, &params, timeout_ms, &key).await.map_err(ToolError::Failed)
+            }
+        }
+    }
 }

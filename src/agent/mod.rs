@@ -18,6 +18,7 @@
 
 pub mod context;
 pub mod methods;
+pub mod profiles;
 pub mod providers;
 pub mod record;
 mod run;
@@ -39,9 +40,11 @@ use crate::nodes::Nodes;
 use crate::outgoing::Outgoing;
 use crate::rpc::error::RpcError;
 use crate::sessions::key::SessionKey;
+use crate::sessions::message::{Message, Usage};
 use crate::sessions::{Origin, Sessions};
 use crate::store::{Change, Store, StoreError, Tx};
 use crate::task;
+use profiles::{Credential, Profiles};
 use providers::Endpoint;
 
 /// Model calls of one run.
@@ -73,8 +76,19 @@ struct Live {
     began: bool,
     /// Why it is to stop.
     stop: watch::Sender<Option<&'static str>>,
+    /// What it says, for those who listen to this run alone.
+    said: watch::Sender<Said>,
     /// How it ended.
     end: watch::Sender<Option<Outcome>>,
+}
+
+/// A model, and the key to ask it with.
+#[derive(Debug)]
+struct Candidate {
+    endpoint: Endpoint,
+    credential: Credential,
+    /// The provider has another key behind this one.
+    has_other_key: bool,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +118,7 @@ struct Inner {
     nodes: Nodes,
     approvals: Approvals,
     outgoing: Outgoing,
+    profiles: Profiles,
     settings: Settings,
     runtime: tokio::runtime::Handle,
     lanes: Mutex<Lanes>,
@@ -118,6 +133,54 @@ impl std::fmt::Debug for Agent {
     }
 }
 
+/// What a run has said so far: everything, for who listens to it as one answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The model's words, answers before a tool call included, with an empty line between two answers.
+    pub text: String,
+    /// Tokens of all its answers.
+    pub usage: Usage,
+}
+
+/// The end of a run to listen at. Whoever is slow misses nothing but the steps between.
+#[derive(Debug)]
+pub struct Listener {
+    /// What it says.
+    pub said: watch::Receiver<Said>,
+    end: watch::Receiver<Option<Outcome>>,
+}
+
+/// What a listener has heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// [`Listener::said`] has changed.
+    More,
+    /// The run has ended; `None` when it was lost with the process's end.
+    End(Option<Outcome>),
+}
+
+impl Listener {
+    /// Waits until more was said, or the run has ended.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn hear(&mut self) -> Heard {
+        tokio::select! {
+            biased;
+            Ok(()) = self.said.changed() => Heard::More,
+            ended = self.end.wait_for(Option::is_some) => Heard::End(ended.ok().and_then(|end| end.clone())),
+        }
+    }
+
+    /// How the run has ended; waits for it. `None` when it was lost with the process's end.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn end(&mut self) -> Option<Outcome> {
+        self.end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone())
+    }
+}
+
 /// What was taken in, to be started once it is on disk.
 #[derive(Debug)]
 pub struct Accepted {
@@ -129,12 +192,14 @@ pub struct Accepted {
 impl Agent {
     /// An agent that has not begun: [`Agent::resume`] starts what a former process left behind. `store` must have been
     /// opened with the schemas of the sessions and of this domain.
+    #[expect(clippy::too_many_arguments, reason = "one call, from the composition root")]
     pub fn new(
         store: Store,
         sessions: Sessions,
         nodes: Nodes,
         approvals: Approvals,
         outgoing: Outgoing,
+        profiles: Profiles,
         settings: Settings,
         runtime: tokio::runtime::Handle,
     ) -> Self {
@@ -144,6 +209,7 @@ impl Agent {
             nodes,
             approvals,
             outgoing,
+            profiles,
             settings,
             runtime,
             lanes: Mutex::default(),
@@ -219,6 +285,43 @@ impl Agent {
             .await
     }
 
+    /// Takes in a run of a new id and listens to it. `before` is what was said before it, for a session in which nothing
+    /// has been said yet.
+    ///
+    /// # Errors
+    /// As [`Agent::take_in`]; also when the id was used before.
+    pub async fn ask_and_listen(
+        &self,
+        id: String,
+        key: SessionKey,
+        origin: Origin,
+        before: Vec<Message>,
+        asked: Asked,
+        now: UnixMs,
+    ) -> Result<Listener, RpcError> {
+        let agent = self.clone();
+        self.0
+            .store
+            .write(move |tx| {
+                let sessions = agent.0.sessions.clone();
+                let is_new = sessions.get(&key).is_none_or(|session| session.last_message.is_none());
+                let appended = match is_new && !before.is_empty() {
+                    true => Some(sessions.append_in(tx, &key, &origin, &before, |_| (), now)?),
+                    false => None,
+                };
+                let accepted = agent.take_in(tx, &id, &key, origin, asked, now)?;
+                let Some(live) = &accepted.live else { return Err(RpcError::invalid("this run id was used before")) };
+                let listener = Listener { said: live.said.subscribe(), end: live.end.subscribe() };
+                Ok::<_, RpcError>(Change::of(listener).publish(move || {
+                    if let Some(appended) = appended {
+                        sessions.show(appended);
+                    }
+                    agent.begin(accepted);
+                }))
+            })
+            .await
+    }
+
     /// Waits for the end of a run; `None` when it does not end within `within`, or there is no such run.
     ///
     /// # Errors
@@ -240,6 +343,18 @@ impl Agent {
     /// Whether there is a run of this id that has not ended.
     pub fn is_open(&self, id: &str) -> bool {
         self.lanes().by_id.contains_key(id)
+    }
+
+    /// Whether `name` is a model that can be asked: `provider/model`, or the model's id alone. Gives the full name.
+    pub fn model_named(&self, name: &str) -> Option<String> {
+        let models = &self.0.settings.models;
+        let found = models.iter().find(|endpoint| endpoint.full_name() == name);
+        found.or_else(|| models.iter().find(|endpoint| endpoint.model.id == name)).map(Endpoint::full_name)
+    }
+
+    /// Where runs, and whatever else may be slow, are done.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.0.runtime
     }
 
     /// Stops a run, or all runs of a session, at once: also those that wait. Returns the ids of those that were stopped.
@@ -301,19 +416,30 @@ impl Agent {
         self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The models to ask, best first; those whose provider rests come last.
-    fn candidates(&self, own: Option<&str>) -> Vec<&Endpoint> {
+    /// The models to ask and the keys to ask them with, best first; what rests comes last.
+    fn candidates(&self, own: Option<&str>, now: UnixMs) -> Vec<Candidate> {
         let settings = &self.0.settings;
-        let named = |endpoint: &&Endpoint| own == Some(&*format!("{}/{}", endpoint.provider, endpoint.model.id));
-        let mut candidates: Vec<&Endpoint> = settings.models.iter().filter(named).collect();
+        let named = |endpoint: &&Endpoint| own == Some(&*endpoint.full_name());
+        let mut models: Vec<&Endpoint> = settings.models.iter().filter(named).collect();
         for endpoint in settings.order.iter().filter_map(|at| settings.models.get(*at)) {
-            if !candidates.iter().any(|known| std::ptr::eq(*known, endpoint)) {
-                candidates.push(endpoint);
+            if !models.iter().any(|known| std::ptr::eq(*known, endpoint)) {
+                models.push(endpoint);
             }
         }
-        let now = Instant::now();
-        let resting = self.0.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        candidates.sort_by_key(|endpoint| resting.get(&endpoint.provider).is_some_and(|until| *until > now));
+        let mut candidates = Vec::with_capacity(models.len());
+        for endpoint in models {
+            let keys = self.0.profiles.credentials(&endpoint.provider, endpoint.key.as_ref(), now);
+            let last = keys.len() - 1;
+            candidates.extend(keys.into_iter().enumerate().map(|(at, credential)| Candidate {
+                endpoint: Endpoint { key: credential.key.clone(), ..endpoint.clone() },
+                credential,
+                has_other_key: at < last,
+            }));
+        }
+        let rests = |candidate: &Candidate| {
+            candidate.credential.rests || self.rests_for(&candidate.endpoint.provider).is_some()
+        };
+        candidates.sort_by_cached_key(rests);
         candidates
     }
 
@@ -325,7 +451,7 @@ impl Agent {
         }
     }
 
-    /// Until when a provider rests.
+    /// How long a provider still rests.
     fn rests_for(&self, provider: &str) -> Option<Duration> {
         let resting = self.0.resting.lock().unwrap_or_else(PoisonError::into_inner);
         resting.get(provider)?.checked_duration_since(Instant::now())
@@ -343,7 +469,7 @@ impl Agent {
 impl Live {
     fn new(id: String, key: SessionKey, origin: Origin, asked: Asked, began: bool) -> Self {
         let (stop, end) = (watch::Sender::new(None), watch::Sender::new(None));
-        Self { id, key, origin, asked, began, stop, end }
+        Self { id, key, origin, asked, began, stop, said: watch::Sender::default(), end }
     }
 }
 

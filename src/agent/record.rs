@@ -7,6 +7,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
+use super::providers::Sampling;
 use crate::clock::UnixMs;
 use crate::rpc::error::RpcError;
 use crate::sessions::key::SessionKey;
@@ -74,6 +75,19 @@ pub struct Asked {
     /// More for the model to know, for this run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extra_system: Option<String>,
+    /// `provider/model` to ask first, for this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// How the model is to choose its words, for this run.
+    #[serde(default, skip_serializing_if = "Sampling::is_default")]
+    pub sampling: Sampling,
+}
+
+impl Asked {
+    /// A message, and nothing about how it is answered.
+    pub fn of(message: Message) -> Self {
+        Self { message, route: None, timeout_ms: None, extra_system: None, model: None, sampling: Sampling::default() }
+    }
 }
 
 /// How a run ended.
@@ -259,7 +273,7 @@ mod tests {
     const NOW: UnixMs = UnixMs(1_795_000_000_000);
 
     fn asked() -> Asked {
-        Asked { message: Message::user("hi", NOW), route: None, timeout_ms: None, extra_system: None }
+        Asked::of(Message::user("hi", NOW))
     }
 
     fn outcome(end: End) -> Outcome {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::context;
+use super::profiles::Credential;
 use super::providers::reply::{Reply, Stop};
 use super::providers::{self, Ask, Endpoint, Failure, FailureKind, Next};
 use super::record::{self, End, Outcome};
 use super::tools::{self, Plan, Tool};
-use super::{Agent, Live, MAX_RUN_TOKENS, MAX_TOOL_CALLS, MAX_TURNS};
+use super::{Agent, Candidate, Live, MAX_RUN_TOKENS, MAX_TOOL_CALLS, MAX_TURNS};
 use crate::approvals::{Approvals, Command, Decision};
 use crate::clock::UnixMs;
 use crate::id;
@@ -63,7 +64,7 @@ impl From<Failure> for Halt {
 }
 
 /// What the model has said last, and who said it.
-struct Said {
+struct LastWord {
     message: Message,
     stop: Stop,
 }
@@ -80,6 +81,8 @@ struct Course<'a> {
     tokens: u64,
     /// What those who look on have been shown of the answer that is under way.
     shown: String,
+    /// The answers of this run before that one, each with an empty line behind it.
+    before: String,
 }
 
 /// Runs `live` to its end.
@@ -94,6 +97,7 @@ pub(super) async fn drive(agent: &Agent, live: &Arc<Live>) {
         tool_calls: 0,
         tokens: 0,
         shown: String::new(),
+        before: String::new(),
     };
     agent.0.sessions.set_in_flight(&live.key, Some(InFlight { run_id: live.id.clone(), text: String::new() }));
     let started = UnixMs::now();
@@ -120,7 +124,7 @@ pub(super) async fn drive(agent: &Agent, live: &Arc<Live>) {
 
 impl Course<'_> {
     /// Asks, calls tools, and asks again, until the model has said its last word.
-    async fn turns(&mut self) -> Result<Said, Halt> {
+    async fn turns(&mut self) -> Result<LastWord, Halt> {
         self.begin().await?;
         loop {
             self.turns += 1;
@@ -149,7 +153,10 @@ impl Course<'_> {
             }
             // On disk before the first of them is made: that is what keeps a call from being made twice.
             self.append(vec![said.message]).await?;
-            self.shown.clear();
+            if !self.shown.is_empty() {
+                self.before.push_str(&std::mem::take(&mut self.shown));
+                self.before.push_str("\n\n");
+            }
             for (call_id, name, arguments) in calls {
                 self.tool_calls += 1;
                 if self.tool_calls > MAX_TOOL_CALLS {
@@ -191,8 +198,8 @@ impl Course<'_> {
                     if !record::begin(tx, &id)? {
                         return Ok::<_, RpcError>(Change::of(false));
                     }
-                    let appended =
-                        handle.append_in(tx, &key, &origin, std::slice::from_ref(&message), |_| (), UnixMs::now())?;
+                    let of_run = (std::slice::from_ref(&message), Some(id.as_str()));
+                    let appended = handle.append_of_run_in(tx, &key, &origin, of_run, |_| (), UnixMs::now())?;
                     Ok(Change::of(true).publish(move || handle.show(appended)))
                 })
                 .await?;
@@ -221,21 +228,28 @@ impl Course<'_> {
             return Ok(());
         }
         self.messages.extend(messages.iter().cloned());
-        self.agent.0.sessions.append(&self.live.key, messages, UnixMs::now()).await?;
+        let run = Some(self.live.id.clone());
+        self.agent.0.sessions.append_of_run(&self.live.key, messages, run, UnixMs::now()).await?;
         Ok(())
     }
 
     /// Asks the models in their order until one answers.
-    async fn answer(&mut self, tools: &[Tool]) -> Result<Said, Halt> {
-        let own = self.agent.0.sessions.get(&self.live.key).and_then(|session| session.model.clone());
-        let candidates: Vec<Endpoint> = self.agent.candidates(own.as_deref()).into_iter().cloned().collect();
+    async fn answer(&mut self, tools: &[Tool]) -> Result<LastWord, Halt> {
+        let of_session = || self.agent.0.sessions.get(&self.live.key).and_then(|session| session.model.clone());
+        let own = self.live.asked.model.clone().or_else(of_session);
+        let candidates = self.agent.candidates(own.as_deref(), UnixMs::now());
+        let mut failed: Vec<String> = Vec::new();
         let specs: Vec<_> = tools.iter().map(|tool| tool.spec.clone()).collect();
         let system = self.system();
         let mut last = Halt::failed(
             "no_model",
             "no model is configured; set models.providers and agents.defaults.model.primary in the configuration",
         );
-        for endpoint in candidates {
+        for Candidate { endpoint, credential, has_other_key } in candidates {
+            // One whose provider was found not to work a moment ago, by another key of it, is not asked again.
+            if failed.contains(&endpoint.provider) {
+                continue;
+            }
             let fixed = context::text_tokens(&system)
                 + specs.iter().map(|spec| context::text_tokens(&spec.parameters.to_string()) + 40).sum::<usize>();
             let window = endpoint.model.context_window as usize;
@@ -254,15 +268,25 @@ impl Course<'_> {
                         ),
                     )
                 }),
-                Some(fitting) => self.attempts(&endpoint, &system, fitting, &specs).await,
+                Some(fitting) => self.attempts(&endpoint, &credential, has_other_key, &system, fitting, &specs).await,
             };
             self.messages = messages;
             match result {
                 Ok(reply) => {
                     self.tokens = self.tokens.saturating_add(reply.usage.total_tokens);
+                    self.live.said.send_modify(|said| {
+                        said.usage.input = said.usage.input.saturating_add(reply.usage.input);
+                        said.usage.output = said.usage.output.saturating_add(reply.usage.output);
+                        said.usage.total_tokens = self.tokens;
+                    });
                     return Ok(said(&endpoint, &reply, None));
                 }
-                Err(halt) => last = halt,
+                Err(halt) => {
+                    if self.agent.rests_for(&endpoint.provider).is_some() {
+                        failed.push(endpoint.provider.clone());
+                    }
+                    last = halt;
+                }
             }
         }
         Err(last)
@@ -271,27 +295,40 @@ impl Course<'_> {
     async fn attempts(
         &mut self,
         endpoint: &Endpoint,
+        credential: &Credential,
+        has_other_key: bool,
         system: &str,
         messages: &[Message],
         specs: &[providers::ToolSpec],
     ) -> Result<Reply, Halt> {
-        let ask =
-            Ask { model: &endpoint.model.id, max_tokens: endpoint.model.max_tokens, system, messages, tools: specs };
+        let sampling = &self.live.asked.sampling;
+        let max_tokens = sampling.max_tokens.unwrap_or(u32::MAX).min(endpoint.model.max_tokens);
+        let ask = Ask { model: &endpoint.model.id, max_tokens, system, messages, tools: specs, sampling };
+        let (provider, profile) = (endpoint.provider.as_str(), credential.profile.as_deref());
         let mut attempt = 1;
         loop {
             let failure = match self.listen(endpoint, &ask).await {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    self.agent.0.profiles.served(provider, credential);
+                    return Ok(reply);
+                }
                 Err(failure) => failure,
             };
-            tracing::warn!(run = %self.live.id, provider = %endpoint.provider, attempt, error = %failure, "a model gave no answer");
-            match providers::next(&failure, attempt) {
+            tracing::warn!(run = %self.live.id, provider, profile, attempt, error = %failure, "a model gave no answer");
+            match providers::next(&failure, attempt, has_other_key) {
                 Next::Again(wait) => {
+                    // Never sooner than the provider said; later by chance, so that many do not come back together.
                     let [chance] = id::random_bytes::<1>();
-                    tokio::time::sleep(wait.mul_f64(0.75 + f64::from(chance) / 1020.0)).await;
+                    tokio::time::sleep(wait.mul_f64(1.0 + f64::from(chance) / 510.0)).await;
                     attempt += 1;
                 }
-                Next::Other(rest) => {
-                    self.agent.rest(&endpoint.provider, rest);
+                Next::OtherKey => {
+                    let profiles = &self.agent.0.profiles;
+                    profiles.failed(provider, credential, failure.kind, failure.retry_after, UnixMs::now());
+                    return Err(failure.into());
+                }
+                Next::OtherModel(rest) => {
+                    self.agent.rest(provider, rest);
                     return Err(failure.into());
                 }
                 Next::GiveUp => return Err(failure.into()),
@@ -331,6 +368,10 @@ impl Course<'_> {
             return false;
         }
         self.shown.push_str(more);
+        if self.live.said.receiver_count() > 0 {
+            // What an attempt before this one has said is not taken back: who listens sees that it changed.
+            self.live.said.send_modify(|said| said.text = format!("{}{}", self.before, self.shown));
+        }
         let (sessions, live) = (&self.agent.0.sessions, self.live);
         sessions.set_in_flight(&live.key, Some(InFlight { run_id: live.id.clone(), text: self.shown.clone() }));
         self.chat_seq += 1;
@@ -417,10 +458,10 @@ impl Course<'_> {
     }
 
     /// Stores the end, then tells of it.
-    async fn finish(mut self, result: Result<Said, Halt>, started: UnixMs) {
+    async fn finish(mut self, result: Result<LastWord, Halt>, started: UnixMs) {
         let ended_at = UnixMs::now();
         let (message, outcome, kind) = match result {
-            Ok(Said { message, stop }) => {
+            Ok(LastWord { message, stop }) => {
                 let outcome = Outcome {
                     end: End::Done,
                     stop_reason: stop.as_str().to_owned(),
@@ -513,7 +554,8 @@ impl Course<'_> {
                         session.last_run_error.clone_from(&outcome.error);
                         session.last_activity_at = Some(outcome.ended_at);
                     };
-                    Some(agent.0.sessions.append_in(tx, &key, &origin, &messages, change, outcome.ended_at)?)
+                    let of_run = (&messages[..], Some(id.as_str()));
+                    Some(agent.0.sessions.append_of_run_in(tx, &key, &origin, of_run, change, outcome.ended_at)?)
                 } else {
                     None
                 };
@@ -592,7 +634,7 @@ impl Drop for Withdraw<'_> {
     }
 }
 
-fn said(endpoint: &Endpoint, reply: &Reply, error_message: Option<String>) -> Said {
+fn said(endpoint: &Endpoint, reply: &Reply, error_message: Option<String>) -> LastWord {
     let stop = reply.stop.unwrap_or(Stop::Done);
     let message = Message::Assistant {
         content: reply.blocks(|_| format!("call_{}", id::uuid())),
@@ -604,7 +646,7 @@ fn said(endpoint: &Endpoint, reply: &Reply, error_message: Option<String>) -> Sa
         error_message,
         timestamp: UnixMs::now(),
     };
-    Said { message, stop }
+    LastWord { message, stop }
 }
 
 /// What the model had said when the run was stopped.

@@ -186,7 +186,7 @@ fn decide(
 }
 
 /// The page behind a connect, to be judged again when the settings change.
-fn page(headers: HeaderView<'_>) -> Option<Box<Page>> {
+pub(super) fn page(headers: HeaderView<'_>) -> Option<Box<Page>> {
     let origin = headers.single("origin").ok()??;
     let host = headers.single("host").ok().flatten().map(Into::into);
     Some(Box::new(Page { origin: origin.into(), host }))

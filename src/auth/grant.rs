@@ -1,7 +1,7 @@
 //! The permit: what someone who was let in may do.
 //!
-//! A [`Grant`] is made by [`super::authorize`] and by nothing else, but for the one of the gateway's own agent.
-//! Everything behind the door takes one, so forgetting the check does not compile.
+//! A [`Grant`] is made by [`super::authorize`] and [`super::authorize_http`] and by nothing else, but for the one of the
+//! gateway's own agent. Everything behind the door takes one, so forgetting the check does not compile.
 
 use std::fmt;
 
@@ -155,6 +155,11 @@ impl Grant {
             lent: ScopeSet::EMPTY,
             insecure_ui: false,
         }
+    }
+
+    /// Whether it is the one of [`Grant::for_agent`]: no client is vouched for by nothing.
+    pub fn is_agents(&self) -> bool {
+        self.method == Method::None && self.user.is_some()
     }
 
     /// A grant for tests of what lies behind the door.

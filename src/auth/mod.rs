@@ -10,6 +10,8 @@
 //! 2. [`needs_whois`]: must the Tailscale daemon be asked first?
 //! 3. [`authorize`]: [`Evidence`] + [`Policy`] + [`RateLimits`] + `now` → [`Decision`]. Start reading there.
 //!
+//! A plain HTTP request has one step: [`authorize_http`].
+//!
 //! One file is one proof or one rule: [`shared_secret`], [`trusted_proxy`], [`tailscale`], [`device`],
 //! [`origin`], [`missing_device`], [`pairing`], [`scope_cap`], [`rate_limit`]. [`denied`] is the table of
 //! reasons. Only this folder makes a [`Grant`]; [`standing`] says whether one holds under newer settings.
@@ -24,6 +26,7 @@ pub mod explain;
 mod grant;
 pub mod headers;
 pub mod host;
+pub mod http;
 pub mod ingress;
 pub mod missing_device;
 pub mod origin;
@@ -44,6 +47,7 @@ pub use device::{DeviceId, DeviceKey};
 pub use evidence::{ApprovedRole, BootstrapCode, Credentials, DeviceToken, Evidence, PairedDevice, Request, Surface};
 pub use grant::{Grant, Method};
 pub use headers::HeaderView;
+pub use http::{HttpRequest, authorize_http};
 pub use ingress::Verdict;
 pub use policy::{AuthMode, Policy};
 pub use rate_limit::RateLimits;

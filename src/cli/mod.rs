@@ -14,6 +14,7 @@ mod error;
 mod explain;
 mod gateway;
 mod logs;
+mod models;
 mod node_query;
 mod nodes;
 mod output;
@@ -89,7 +90,7 @@ enum Command {
     Sessions(talk::SessionsCommand),
     /// Models that the agent may ask
     #[command(subcommand)]
-    Models(talk::ModelsCommand),
+    Models(models::ModelsCommand),
     /// People who ask to write to the agent
     #[command(subcommand)]
     Pairing(talk::PairingCommand),
@@ -327,6 +328,10 @@ mod tests {
             "clawgate sessions delete work --json",
             "clawgate models list",
             "clawgate models status --json",
+            "clawgate models auth list --provider openai --json",
+            "clawgate models auth paste-api-key --provider openai --profile-id openai:work",
+            "clawgate models auth add --provider openai",
+            "clawgate models auth logout openai:work --yes",
             "clawgate pairing list telegram",
             "clawgate pairing approve telegram ABCDEFGH",
             "clawgate approvals list --json",

@@ -1,4 +1,4 @@
-//! `clawgate agent`, `chat`, `sessions`, `models`, `pairing` and `approvals`: talking with the agent, and looking after
+//! `clawgate agent`, `chat`, `sessions`, `pairing` and `approvals`: talking with the agent, and looking after
 //! those who do.
 
 use std::io::BufRead as _;
@@ -95,15 +95,6 @@ pub(super) struct SessionArgs {
     key: String,
     #[command(flatten)]
     gateway: GatewayFlags,
-}
-
-/// `models ...`.
-#[derive(Debug, Subcommand)]
-pub(super) enum ModelsCommand {
-    /// Show the configured models
-    List(GatewayFlags),
-    /// Show which of them can be asked now
-    Status(GatewayFlags),
 }
 
 /// `pairing ...`.
@@ -244,7 +235,7 @@ impl ChatArgs {
 }
 
 /// Calls a method and gives what it says; with `--json`, prints it.
-async fn call(
+pub(super) async fn call(
     context: &Context,
     flags: &GatewayFlags,
     method: &str,
@@ -259,15 +250,15 @@ async fn call(
     parse_result(method, &result).map(Some)
 }
 
-fn rows<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+pub(super) fn rows<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(row: &Value, key: &str) -> String {
+pub(super) fn text(row: &Value, key: &str) -> String {
     row[key].as_str().unwrap_or_default().to_owned()
 }
 
-fn print(output: Output, table: &Table, empty: &str, is_empty: bool) -> Result<(), CliError> {
+pub(super) fn print(output: Output, table: &Table, empty: &str, is_empty: bool) -> Result<(), CliError> {
     if is_empty { output.line(empty) } else { output.table(table) }
 }
 
@@ -340,35 +331,6 @@ fn show(output: Output, message: &Value) -> Result<(), CliError> {
         output.print(&format!("{} {said}", output.paint(Tone::Strong, &format!("{who}:"))))?;
     }
     Ok(())
-}
-
-impl ModelsCommand {
-    pub(super) const fn prints_json(&self) -> bool {
-        let (Self::List(flags) | Self::Status(flags)) = self;
-        flags.json
-    }
-
-    pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
-        let (Self::List(flags) | Self::Status(flags)) = self;
-        if let Some(list) = call(context, &flags, "models.list", &json!({})).await? {
-            let mut table = Table::new(["Model", "Name", "Context", "State"]);
-            for row in rows(&list, "models") {
-                let (tone, state) = match row["unavailableReason"].as_str() {
-                    None => (Tone::Good, "ready".to_owned()),
-                    Some(reason) => (Tone::Bad, reason.to_owned()),
-                };
-                table.row([
-                    (Tone::Strong, format!("{}/{}", text(row, "provider"), text(row, "id"))),
-                    (Tone::Plain, text(row, "name")),
-                    (Tone::Plain, row["contextWindow"].to_string()),
-                    (tone, state),
-                ]);
-            }
-            let empty = "No models: set models.providers in the configuration.";
-            print(context.output, &table, empty, rows(&list, "models").is_empty())?;
-        }
-        Ok(ExitCode::SUCCESS)
-    }
 }
 
 impl PairingCommand {

@@ -156,10 +156,12 @@ impl<'a> Reader<'a> {
 
     fn gateway(&mut self, s: &Section<'a>) -> Gateway {
         let default = Gateway::default();
-        let [auth, control_ui, tailscale, remote, tls, reload, nodes, http] =
-            ["auth", "controlUi", "tailscale", "remote", "tls", "reload", "nodes", "http"]
+        let [auth, control_ui, tailscale, remote, tls, reload, nodes, http, tools] =
+            ["auth", "controlUi", "tailscale", "remote", "tls", "reload", "nodes", "http", "tools"]
                 .map(|key| self.section(s, key));
         let headers = self.section(&http, "securityHeaders");
+        let endpoints = self.section(&http, "endpoints");
+        let completions = self.section(&endpoints, "chatCompletions");
         Gateway {
             mode: self.keyword(s, "mode", |_| None),
             port: self.port(s, "port"),
@@ -178,6 +180,9 @@ impl<'a> Reader<'a> {
                 .milliseconds(s, "handshakeTimeoutMs", 1..=600_000)
                 .unwrap_or(default.handshake_timeout),
             strict_transport_security: self.header_value_or_false(&headers, "strictTransportSecurity"),
+            chat_completions: self.boolean(&completions, "enabled").unwrap_or(default.chat_completions),
+            deny_tools: self.texts(&tools, "deny"),
+            allow_tools: self.texts(&tools, "allow"),
         }
     }
 
@@ -847,7 +852,9 @@ pub(super) mod tests {
                     pairing: { autoApproveLocal: false, autoApproveCidrs: ["192.168.0.0/16"] },
                 },
                 handshakeTimeoutMs: 3000,
-                http: { securityHeaders: { strictTransportSecurity: "max-age=1" } },
+                http: { securityHeaders: { strictTransportSecurity: "max-age=1" },
+                    endpoints: { chatCompletions: { enabled: true } } },
+                tools: { deny: ["x"], allow: ["nodes"] },
             },
             logging: { level: "debug", consoleLevel: "silent", consoleStyle: "json", file: "~/log" },
             plugins: { entries: { clawgate: { config: { limits: { outboxBytes: 65536, totalOutboxBytes: 1048576, preauthSockets: 64 },
@@ -883,6 +890,10 @@ pub(super) mod tests {
         assert_eq!(gateway.nodes.deny_commands, ["b", "d"]);
         assert_eq!(gateway.handshake_timeout, Duration::from_secs(3));
         assert_eq!(gateway.strict_transport_security.as_deref(), Some("max-age=1"));
+        assert_eq!(
+            (gateway.chat_completions, &gateway.deny_tools[0][..], &gateway.allow_tools[0][..]),
+            (true, "x", "nodes")
+        );
         assert_eq!(config.logging.console_style, ConsoleStyle::Json);
         assert_eq!(config.tunnel.ssh_config.as_deref(), Some("/home/u/ssh".as_ref()));
         assert_eq!(config.limits, Limits { outbox_bytes: 65_536, total_outbox_bytes: 1 << 20, preauth_sockets: 64 });

@@ -9,6 +9,15 @@ use std::time::Duration;
 use super::keyword::keywords;
 use super::secret_ref::SecretInput;
 
+/// `auth`, beside `gateway.auth`: which keys of a provider are used in which order. It holds no key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthProfiles {
+    /// `profiles`: id and provider, in the order of the file.
+    pub profiles: Vec<(String, String)>,
+    /// `order`, by provider: these profiles and no others.
+    pub order: BTreeMap<String, Vec<String>>,
+}
+
 /// `models`.
 #[derive(Clone, Debug, Default)]
 pub struct Models {
@@ -154,6 +163,8 @@ pub struct Group {
 /// Everything about the agent and its channels.
 #[derive(Clone, Debug)]
 pub struct Flow {
+    /// `auth`.
+    pub auth: AuthProfiles,
     /// `models`.
     pub models: Models,
     /// `agents.defaults`.
@@ -166,6 +177,12 @@ pub struct Flow {
 
 impl Default for Flow {
     fn default() -> Self {
-        Self { models: Models::default(), agents: Agents::default(), dm_scope: DmScope::Main, telegram: None }
+        Self {
+            auth: AuthProfiles::default(),
+            models: Models::default(),
+            agents: Agents::default(),
+            dm_scope: DmScope::Main,
+            telegram: None,
+        }
     }
 }

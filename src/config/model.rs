@@ -198,6 +198,12 @@ pub struct Gateway {
     pub handshake_timeout: Duration,
     /// `http.securityHeaders.strictTransportSecurity`: the value of that header. Default none is sent.
     pub strict_transport_security: Option<String>,
+    /// `http.endpoints.chatCompletions.enabled`: OpenAI's chat completions and models. Default false.
+    pub chat_completions: bool,
+    /// `tools.deny`: tools that are not called over HTTP. Default none beyond the built-in ones.
+    pub deny_tools: Vec<String>,
+    /// `tools.allow`: tools that are, although they are on the built-in list. Default none.
+    pub allow_tools: Vec<String>,
 }
 
 /// `gateway.auth`.
@@ -396,6 +402,9 @@ impl Default for Gateway {
             trusted_proxies: Vec::new(),
             allow_real_ip_fallback: false,
             control_ui: ControlUi::default(),
+            chat_completions: false,
+            deny_tools: Vec::new(),
+            allow_tools: Vec::new(),
             tailscale: TailscaleMode::Off,
             remote: Remote::default(),
             tls: Tls::default(),

@@ -25,6 +25,8 @@ pub fn waiting_for_restart(running: &Config, edited: &Config) -> Vec<&'static st
         ("gateway.nodes.pluginTools", one.nodes.plugin_tools != two.nodes.plugin_tools),
         ("gateway.nodes.allowSkills", one.nodes.allow_skills != two.nodes.allow_skills),
         ("gateway.http.securityHeaders", one.strict_transport_security != two.strict_transport_security),
+        ("gateway.http.endpoints", one.chat_completions != two.chat_completions),
+        ("gateway.tools", one.deny_tools != two.deny_tools || one.allow_tools != two.allow_tools),
         ("logging", running.logging != edited.logging),
         ("plugins.entries.clawgate.config.limits", running.limits != edited.limits),
         ("plugins.entries.clawgate.config.tailscale", running.tailscale != edited.tailscale),

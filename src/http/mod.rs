@@ -2,10 +2,14 @@
 //!
 //! [`answer`] is the whole middleware: each step is a plain function that takes what the previous one
 //! proved, and refuses with a [`reject::Reject`]. Everything here is bounded before it is believed: the head by
-//! [`HEAD_BYTES`], [`MAX_HEADERS`] and [`HEAD_TIMEOUT`]; bodies are not read at all.
+//! [`HEAD_BYTES`], [`MAX_HEADERS`] and [`HEAD_TIMEOUT`]; a body is read by an endpoint of the HTTP API alone ([`api`]),
+//! once it knows who sends it. The files of a Control UI ([`files`]) are for everybody.
 //!
 //! A connection ends here, or becomes a WebSocket and is handed to [`crate::conn`].
 
+pub mod api;
+pub mod body;
+pub mod files;
 pub mod page;
 pub mod reject;
 pub mod upgrade;
@@ -13,11 +17,10 @@ pub mod upgrade;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -25,6 +28,9 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
+use self::api::Endpoint;
+use self::body::Body;
+use self::files::Files;
 use self::reject::Reject;
 use crate::net::stream::Stream;
 
@@ -35,8 +41,8 @@ pub const MAX_HEADERS: usize = 64;
 /// Time a peer has to send its request head.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers of ours: small and whole.
-pub type Answer = Response<Full<Bytes>>;
+/// Answers of ours.
+pub type Answer = Response<Body>;
 
 /// How far the start has come, for the probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +92,18 @@ pub trait Site: Send + Sync + 'static {
     fn examine(&self, _peer: SocketAddr, _path: &str, _headers: &http::HeaderMap) -> bool {
         false
     }
+    /// The Control UI, where one is served.
+    fn interface(&self) -> Option<&Files> {
+        None
+    }
+    /// Answers a call of the HTTP API: who it is, whether they may, and then what they asked for. Dropped when the
+    /// client leaves.
+    fn call(
+        &self,
+        peer: SocketAddr,
+        endpoint: Endpoint,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Answer, Reject>> + Send;
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<Self::Admitted, Reject>;
     /// Hears of every refusal, for the counters.
@@ -113,6 +131,8 @@ struct Opening<T> {
 struct Visit<T> {
     since: Instant,
     opening: Option<Opening<T>>,
+    /// A call of the API is being answered.
+    in_call: bool,
 }
 
 /// Serves one socket, accepted at `since`, to its end: HTTP/1.1, and the WebSocket that it may become. Who counts
@@ -134,29 +154,37 @@ async fn exchange<S: Site>(
     site: &S,
 ) -> Option<Upgraded<S::Admitted>> {
     let peer = Peer { address, is_secure: matches!(stream, Stream::Tls(_)) };
-    let visit = Mutex::new(Visit { since, opening: None });
-    let service = service_fn(|request| {
-        let answer = answer(request, peer, site, &visit);
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let http = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(HEAD_BYTES)
-        .half_close(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    // Answers are made at once, so a stop cuts off none that is owed.
-    let served = tokio::select! {
-        served = http => served,
-        () = site.called_off() => return None,
+    let visit = Mutex::new(Visit { since, opening: None, in_call: false });
+    let served = {
+        let visiting = &visit;
+        let service =
+            service_fn(move |request| async move { Ok::<_, Infallible>(answer(request, peer, site, visiting).await) });
+        let http = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(HEAD_BYTES)
+            .half_close(false)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut http = std::pin::pin!(http);
+        tokio::select! {
+            served = &mut http => served,
+            () = site.called_off() => {
+                // What is not a call is answered at once: a stop cuts off nothing that is owed.
+                if !locked(&visit).in_call {
+                    return None;
+                }
+                http.as_mut().graceful_shutdown();
+                http.await
+            }
+        }
     };
     if let Err(error) = served {
         tracing::debug!(peer = %address, %error, "http connection ended");
         return None;
     }
-    let Visit { since, opening } = visit.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Visit { since, opening, .. } = visit.into_inner().unwrap_or_else(PoisonError::into_inner);
     let Opening { upgrading, head, admitted } = opening?;
     let Ok(upgraded) = upgrading.await else {
         tracing::debug!(peer = %address, "the peer left during the upgrade");
@@ -174,25 +202,70 @@ async fn exchange<S: Site>(
     }
 }
 
+fn locked<T>(visit: &Mutex<Visit<T>>) -> MutexGuard<'_, Visit<T>> {
+    visit.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The chain. Reads top to bottom; the first step that refuses answers.
-fn answer<S: Site>(request: Request<Incoming>, peer: Peer, site: &S, visit: &Mutex<Visit<S::Admitted>>) -> Answer {
-    let mut visit = visit.lock().unwrap_or_else(PoisonError::into_inner);
-    let result = upgrade::one_host(request.headers(), request.version()).and_then(|()| {
-        if upgrade::is_wanted(request.headers()) {
-            let (answer, promised) = open_websocket(request, peer.address, site)?;
-            visit.opening = Some(promised);
-            Ok(answer)
-        } else {
-            // A connection that a proxy keeps open has served others before: their time is not the next one's.
-            visit.since = Instant::now();
-            page_for(&request, peer, site)
+async fn answer<S: Site>(
+    request: Request<Incoming>,
+    peer: Peer,
+    site: &S,
+    visit: &Mutex<Visit<S::Admitted>>,
+) -> Answer {
+    let result = match upgrade::one_host(request.headers(), request.version()) {
+        Err(reject) => Err(reject),
+        Ok(()) if upgrade::is_wanted(request.headers()) => {
+            open_websocket(request, peer.address, site).map(|(answer, promised)| {
+                locked(visit).opening = Some(promised);
+                answer
+            })
         }
-    });
+        Ok(()) => {
+            // A connection that a proxy keeps open has served others before: their time is not the next one's.
+            locked(visit).since = Instant::now();
+            respond(request, peer, site, visit).await
+        }
+    };
     result.unwrap_or_else(|reject| {
         tracing::info!(peer = %peer.address, status = reject.status.as_u16(), reason = reject.reason, "http request refused");
         site.refused(&reject);
         reject.into_answer()
     })
+}
+
+/// What is no WebSocket: a page of ours, an endpoint of the API, or a file of the Control UI.
+async fn respond<S: Site>(
+    request: Request<Incoming>,
+    peer: Peer,
+    site: &S,
+    visit: &Mutex<Visit<S::Admitted>>,
+) -> Result<Answer, Reject> {
+    let files = site.interface();
+    if let Some(endpoint) = Endpoint::of(request.uri().path()) {
+        let is_its_own = *request.method() == endpoint.method();
+        if !is_its_own && !(*request.method() == Method::HEAD && endpoint.method() == Method::GET) {
+            return Ok(api::wrong_method(endpoint));
+        }
+        if site.readiness() != Readiness::Ready {
+            return Err(reject::NOT_READY);
+        }
+        locked(visit).in_call = true;
+        let answer = site.call(peer.address, endpoint, request).await;
+        // One that streams goes on; nothing else of it is waited for by a stop than its end.
+        locked(visit).in_call = matches!(&answer, Ok(answer) if matches!(answer.body(), Body::Stream(..)));
+        return answer;
+    }
+    let page = page_for(&request, peer, site);
+    match (files, &page) {
+        (Some(files), Err(reject)) if *reject == reject::NOT_FOUND => {
+            match files.below(request.uri().path()).map(str::to_owned) {
+                Some(rest) => Ok(files.get(&rest, request.headers()).await),
+                None => page,
+            }
+        }
+        _ => page,
+    }
 }
 
 fn open_websocket<S: Site>(
@@ -216,7 +289,8 @@ fn page_for<S: Site>(request: &Request<Incoming>, peer: Peer, site: &S) -> Resul
         return Err(reject::METHOD_NOT_ALLOWED);
     }
     match request.uri().path() {
-        "/" => {
+        // With a Control UI there, its front page is the one.
+        "/" if site.interface().is_none_or(|files| files.below("/").is_none()) => {
             let host = request.headers().get(hyper::header::HOST).and_then(|host| host.to_str().ok());
             Ok(page::front(readiness, host.unwrap_or("127.0.0.1:18789"), peer.is_secure))
         }

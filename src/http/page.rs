@@ -1,11 +1,10 @@
 //! The few pages of the gateway's own: the front page and the probes.
 
-use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
-use http_body_util::Full;
 use hyper::Response;
 
+use super::body::Body;
 use super::{Answer, Readiness};
 
 /// `GET /`: that it runs, and how to connect. Says nothing a stranger may not know. `host` is the request's own
@@ -71,7 +70,7 @@ const fn name(readiness: Readiness) -> &'static str {
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

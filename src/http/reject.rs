@@ -2,13 +2,12 @@
 //!
 //! The body says for people what happened and what to do; `reason` is for logs and counters.
 
-use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
 use http::{HeaderName, StatusCode};
-use http_body_util::Full;
 use hyper::Response;
 
 use super::Answer;
+use super::body::Body;
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +70,7 @@ rejects! {
 impl Reject {
     /// The response.
     pub fn into_answer(self) -> Answer {
-        let mut answer = Response::new(Full::new(Bytes::from(format!("{}\n", self.message))));
+        let mut answer = Response::new(Body::from(format!("{}\n", self.message)));
         *answer.status_mut() = self.status;
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -2,16 +2,15 @@
 
 use std::net::Ipv6Addr;
 
-use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
-use http_body_util::Full;
 use hyper::Response;
 
 use super::Answer;
+use super::body::Body;
 use super::reject::{self, Reject};
 use crate::address;
 use crate::ws::accept::accept_for;
@@ -81,7 +80,7 @@ fn has_body(headers: &HeaderMap) -> bool {
 
 /// The answer that ends the handshake. No extension and no subprotocol is ever negotiated.
 pub fn switching_protocols(accept: &HeaderValue) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::new()));
+    let mut answer = Response::new(Body::empty());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -226,6 +226,12 @@ impl Slot {
         bytes < before || now <= self.preauth.0.bounds.bytes
     }
 
+    /// The client has proved who it is, and its socket stays: the place is free, and the socket is not called off.
+    pub fn leave(&self) {
+        // It may have been given away already; then the socket goes.
+        let _ = self.preauth.0.places().leave(self.number);
+    }
+
     /// Ends when the place was given to another: the socket has to go. Cancel safe.
     pub async fn called_off(&self) {
         self.off.notified().await;

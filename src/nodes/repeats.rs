@@ -5,7 +5,7 @@
 //! (the node refused it or failed, it was too late, the node is gone) is forgotten: asking again is the caller's
 //! decision.
 //!
-//! A caller is a device, or a connection where there is no device. Answers are kept in a ring of bytes with an index
+//! A caller is a device, or a connection where there is no device, or the gateway's own agent. Answers are kept in a ring of bytes with an index
 //! of fixed size, for all nodes together: keeping one costs a copy and frees nothing. Under load the newest push
 //! the oldest out before their time.
 
@@ -90,7 +90,13 @@ impl<R: Clone> Repeats<R> {
         // Ids of devices are digests: half of one tells them apart.
         let half = |id: DeviceId| u128::from_le_bytes(*id.as_bytes().first_chunk().unwrap_or(&[0; 16]));
         let mut hash = self.secret.build_hasher();
-        hash.write_u128(caller.grant.device().map_or_else(|| u128::from(caller.id.0), half));
+        let caller = match caller.grant.device() {
+            Some(device) => half(device),
+            // It is one caller, however many connections it makes for its calls; no connection has this number.
+            None if caller.grant.is_agents() => 0,
+            None => u128::from(caller.id.0),
+        };
+        hash.write_u128(caller);
         hash.write_u128(half(node_id));
         hash.write(command.as_bytes());
         // No UTF-8 has this byte.

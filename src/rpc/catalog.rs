@@ -292,6 +292,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("migrations.memory.apply", ADMIN),
     ("migrations.memory.plan", ADMIN),
     ("models.authLogout", ADMIN),
+    ("models.authSetApiKey", ADMIN),
     ("models.authStatus", READ),
     ("models.list", READ),
     ("models.probe", ADMIN),

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::doctor::{self, Doctor};
 use super::hello::{Hello, IssuedToken};
 use super::own_addresses::OwnAddresses;
+use crate::api::Api;
 use crate::auth::client::Client as ClientClaims;
 use crate::auth::device::SignedDevice;
 use crate::auth::explain::explain;
@@ -33,6 +35,8 @@ use crate::conn::{Accepted, CalledOff, Connecting, End, EndedBy, Refused, Servic
 use crate::devices::record::{Claims, PairedDevice, Token};
 use crate::devices::{PairingError, PairingRequest, Requested};
 use crate::http::Readiness;
+use crate::http::api::BodyRoom;
+use crate::http::files::Files;
 use crate::http::reject::{self, Reject};
 use crate::hub::{Client, Connection, Hub};
 use crate::id;
@@ -55,9 +59,9 @@ const DECISIONS: usize = 8;
 /// Everything behind the door.
 #[derive(Debug)]
 pub struct Admission {
-    policy: ArcSwap<Policy>,
-    limits: RateLimits,
-    own_addresses: OwnAddresses,
+    pub(super) policy: ArcSwap<Policy>,
+    pub(super) limits: RateLimits,
+    pub(super) own_addresses: OwnAddresses,
     /// When the log last told of a client with another secret.
     mismatch_said_s: AtomicU32,
     tailscale: LocalApi,
@@ -72,6 +76,13 @@ pub struct Admission {
     handshake_timeout: Duration,
     shutdown: Shutdown,
     doctor: Doctor,
+    /// Tells calls that are being answered that other settings are in force.
+    applied: watch::Sender<u64>,
+    /// The HTTP API, and what its bodies may take.
+    pub(super) api: Option<Api>,
+    pub(super) body_room: BodyRoom,
+    /// The Control UI, where one is served.
+    pub(super) files: Option<Files>,
 }
 
 impl Admission {
@@ -105,7 +116,17 @@ impl Admission {
             handshake_timeout,
             shutdown,
             doctor: Doctor::default(),
+            applied: watch::Sender::new(0),
+            api: None,
+            body_room: BodyRoom::new(limits::API_BODY_BYTES),
+            files: None,
         }
+    }
+
+    /// The same, with an HTTP API, and with the files of a Control UI.
+    #[must_use]
+    pub fn serving(self, api: Api, files: Option<Files>) -> Self {
+        Self { api: Some(api), files, ..self }
     }
 
     /// The same, with requests of `doctor` noted.
@@ -135,7 +156,19 @@ impl Admission {
             }
         }
         self.changing.store(false, Ordering::Release);
+        self.applied.send_replace(policy.generation);
         Some(Applied { generation: policy.generation, closed })
+    }
+
+    /// Ends when `grant` has lost its right by other settings. Cancel safe.
+    pub(super) async fn lost(self: Arc<Self>, grant: Grant) {
+        let mut applied = self.applied.subscribe();
+        while stands(&grant, &self.policy.load()).is_ok() {
+            // The sender is ours.
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Whether a connection still has its right while settings change; closes it if not.
@@ -447,7 +480,7 @@ fn protocol_mismatch(params: &ConnectParams) -> Refused {
 }
 
 /// Header lines as the rules read them.
-fn header_lines(head: &http::request::Parts) -> Vec<(&str, &[u8])> {
+pub(super) fn header_lines(head: &http::request::Parts) -> Vec<(&str, &[u8])> {
     head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
 }
 

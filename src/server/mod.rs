@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod announce;
 mod background;
+mod calls;
 pub mod doctor;
 pub mod hello;
 pub mod lock;
@@ -24,7 +25,9 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::agent::profiles::{self, Profiles};
 use crate::agent::{self, Agent};
+use crate::api::Api;
 use crate::approvals::Approvals;
 use crate::auth::RateLimits;
 use crate::auth::ingress::Listener;
@@ -162,7 +165,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let schemas = [identity::SCHEMA, devices::SCHEMA, nodes::SCHEMA];
+        let schemas = [identity::SCHEMA, devices::SCHEMA, nodes::SCHEMA, profiles::SCHEMA];
         let store = Store::open(&paths.state_dir.join("clawgate.sqlite"), &schemas)?;
         let hub = Hub::new(config.limits.outbox_bytes, config.limits.total_outbox_bytes);
         let facts = Facts {
@@ -186,12 +189,14 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let outgoing = Outgoing::new();
         let sessions = Sessions::open(talk.clone(), hub.clone())?;
         let approvals = Approvals::new(hub.clone());
+        let profiles = Profiles::open(store.clone(), policy::routing(&config), background.handle())?;
         let agent = Agent::new(
             talk.clone(),
             sessions.clone(),
             nodes.clone(),
             approvals.clone(),
             outgoing.clone(),
+            profiles,
             policy::agent(&config, &secrets),
             background.handle(),
         );
@@ -216,7 +221,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             domains.clone(),
             router,
         );
-        let admission = Arc::new(admission.examining_for(doctor));
+        let api = Api::new(domains.agent.clone(), domains.sessions.clone(), policy::api(&config));
+        let admission = Arc::new(admission.examining_for(doctor).serving(api, policy::interface(&config)));
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let reception = Reception {

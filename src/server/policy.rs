@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use crate::address::AddressList;
+use crate::agent::profiles::Routing;
 use crate::agent::{self, providers::Endpoint};
+use crate::api;
 use crate::auth::origin::OriginPolicy;
 use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::trusted_proxy::TrustedProxy;
@@ -13,7 +15,8 @@ use crate::config::model::{AuthMode as ConfiguredMode, Tls};
 use crate::config::resolve::{Credential, ServerAuth, Start};
 use crate::config::secret_ref::SecretReader;
 use crate::config::{Config, Paths};
-use crate::net::tls::Files;
+use crate::http::files::Files;
+use crate::net::tls;
 use crate::nodes::NodePolicy;
 use crate::outgoing::Outgoing;
 use crate::rpc::scope::ScopeSet;
@@ -98,9 +101,9 @@ pub(super) fn nodes(config: &Config) -> NodePolicy {
 }
 
 /// Where the certificate and its key lie: as configured, else where every program of the installation looks.
-pub(crate) fn tls_files(settings: &Tls, paths: &Paths) -> Files {
+pub(crate) fn tls_files(settings: &Tls, paths: &Paths) -> tls::Files {
     let folder = paths.state_dir.join("gateway").join("tls");
-    Files {
+    tls::Files {
         cert: settings.cert_path.clone().unwrap_or_else(|| folder.join("gateway-cert.pem")),
         key: settings.key_path.clone().unwrap_or_else(|| folder.join("gateway-key.pem")),
         may_make: settings.auto_generate,
@@ -128,6 +131,12 @@ pub(super) fn tls_names(start: &Start) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
+}
+
+/// In which order the keys of a provider are used.
+pub(super) fn routing(config: &Config) -> Routing {
+    let auth = config.flow.auth.clone();
+    Routing { order: auth.order, profiles: auth.profiles }
 }
 
 /// The models and limits of the agent. A provider whose key can't be had is left out, with a word in the log.
@@ -164,6 +173,27 @@ pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> agent::Setti
         order.push(0);
     }
     agent::Settings { models, order, timeout: flow.agents.timeout }
+}
+
+/// What the HTTP API serves.
+pub(super) fn api(config: &Config) -> api::Settings {
+    let gateway = &config.gateway;
+    api::Settings {
+        chat_completions: gateway.chat_completions,
+        deny_tools: gateway.deny_tools.iter().cloned().collect(),
+        allow_tools: gateway.allow_tools.iter().cloned().collect(),
+    }
+}
+
+/// The Control UI's files, where the operator has named a folder with them.
+pub(super) fn interface(config: &Config) -> Option<Files> {
+    let ui = &config.gateway.control_ui;
+    let root = ui.root.as_ref().filter(|_| ui.enabled)?;
+    Files::open(root, &ui.base_path)
+        .inspect_err(|error| {
+            tracing::error!(root = %root.display(), %error, "gateway.controlUi.root cannot be served, so there is no Control UI");
+        })
+        .ok()
 }
 
 /// The Telegram account, or why there is none although one is configured.

@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use hyper::Request;
+use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -16,8 +18,10 @@ use crate::auth::Verdict;
 use crate::auth::ingress::Listener;
 use crate::clock::monotonic_s;
 use crate::conn::driver;
+use crate::http::api::Endpoint;
+use crate::http::files::Files;
 use crate::http::reject::{self, Reject};
-use crate::http::{self, Readiness, Site, Upgraded};
+use crate::http::{self, Answer, Readiness, Site, Upgraded};
 use crate::net::preauth::{Full, Slot};
 use crate::net::stream::Stream;
 use crate::net::tls::{HandshakeError, Tls};
@@ -117,7 +121,7 @@ async fn shake_hands(tls: &Tls, stream: TcpStream, peer: SocketAddr, since: Inst
     }
 }
 
-const fn too_many(full: Full) -> Reject {
+pub(super) const fn too_many(full: Full) -> Reject {
     match full {
         Full::Client => reject::PREAUTH_CLIENT_FULL,
         Full::Shared => reject::PREAUTH_FULL,
@@ -142,6 +146,14 @@ impl Site for Visit {
 
     fn uptime_ms(&self) -> u64 {
         self.admission.uptime_ms()
+    }
+
+    fn interface(&self) -> Option<&Files> {
+        self.admission.files.as_ref()
+    }
+
+    async fn call(&self, peer: SocketAddr, endpoint: Endpoint, request: Request<Incoming>) -> Result<Answer, Reject> {
+        Arc::clone(&self.admission).call(peer, self.listener, &self.slot, endpoint, request).await
     }
 
     fn examine(&self, peer: SocketAddr, path: &str, headers: &::http::HeaderMap) -> bool {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::key::{MAIN_AGENT, MAIN_KEY, SessionKey};
+use super::key::{MAIN_KEY, SessionKey};
 use super::message::{Block, Message, Usage};
 use super::record::{Entry, Session};
 use super::{Origin, Sessions};
@@ -34,8 +34,6 @@ pub const METHODS: &[Method<Sessions>] = &[
     Method { name: "sessions.messages.subscribe", handler: messages_subscribe },
     Method { name: "sessions.messages.unsubscribe", handler: messages_unsubscribe },
     Method { name: "chat.history", handler: history },
-    Method { name: "chat.startup", handler: startup },
-    Method { name: "chat.metadata", handler: metadata },
     Method { name: "chat.message.get", handler: message_get },
     Method { name: "chat.inject", handler: inject },
 ];
@@ -370,10 +368,12 @@ fn messages_unsubscribe(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, 
     call.answer(&json!({"subscribed": false, "key": key.as_str()}))
 }
 
+/// What `chat.history`, and `chat.startup`, take.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct HistoryParams {
-    session_key: String,
+pub(crate) struct HistoryParams {
+    /// Which session.
+    pub(crate) session_key: String,
     limit: Option<usize>,
     offset: Option<u64>,
     max_chars: Option<usize>,
@@ -381,7 +381,8 @@ struct HistoryParams {
 }
 
 impl Sessions {
-    async fn history_answer(&self, key: &SessionKey, params: HistoryParams) -> Result<Value, RpcError> {
+    /// The answer of `chat.history`.
+    pub(crate) async fn history_answer(&self, key: &SessionKey, params: HistoryParams) -> Result<Value, RpcError> {
         if params.cursor.is_some() {
             // Cursors of this gateway are not given out: the client takes a page instead.
             return Ok(json!({"kind": "reset"}));
@@ -430,29 +431,6 @@ fn history(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
 }
 
 /// The history together with what a chat client asks for at its start.
-fn startup(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
-    let params: HistoryParams = call.params()?;
-    let key = key(&params.session_key)?;
-    sessions.opened(&key, call.caller());
-    let sessions = sessions.clone();
-    call.spawn(async move {
-        let mut answer = sessions.history_answer(&key, params).await?;
-        answer["agentsList"] = agents_list();
-        answer["metadata"] = json!({"commands": [], "models": []});
-        Ok(answer)
-    })
-}
-
-/// The one agent there is.
-pub(crate) fn agents_list() -> Value {
-    json!({"defaultId": MAIN_AGENT, "mainKey": "main", "scope": "per-sender",
-        "agents": [{"id": MAIN_AGENT, "name": MAIN_AGENT}]})
-}
-
-fn metadata(_: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
-    call.answer(&json!({"commands": [], "models": []}))
-}
-
 fn message_get(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

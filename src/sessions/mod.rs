@@ -135,13 +135,29 @@ impl Sessions {
         change: impl FnOnce(&mut Session),
         now: UnixMs,
     ) -> Result<Appended, RpcError> {
+        self.append_of_run_in(tx, key, origin, (messages, None), change, now)
+    }
+
+    /// The same, for messages of a run, which stands beside them.
+    ///
+    /// # Errors
+    /// As [`Sessions::append_in`].
+    pub fn append_of_run_in(
+        &self,
+        tx: &Tx<'_>,
+        key: &SessionKey,
+        origin: &Origin,
+        (messages, run): (&[Message], Option<&str>),
+        change: impl FnOnce(&mut Session),
+        now: UnixMs,
+    ) -> Result<Appended, RpcError> {
         let (mut session, is_new) = match record::get(tx, key)? {
             Some(session) => (session, false),
             None => (self.new_session(origin, now)?, true),
         };
         let mut entries = Vec::with_capacity(messages.len());
         for message in messages {
-            entries.push(record::append(tx, &mut session, message)?);
+            entries.push(record::append(tx, &mut session, message, run)?);
         }
         session.updated_at = now;
         change(&mut session);
@@ -181,11 +197,26 @@ impl Sessions {
     /// # Errors
     /// As [`Sessions::append_in`].
     pub async fn append(&self, key: &SessionKey, messages: Vec<Message>, now: UnixMs) -> Result<Vec<Entry>, RpcError> {
+        self.append_of_run(key, messages, None, now).await
+    }
+
+    /// The same, for messages of a run.
+    ///
+    /// # Errors
+    /// As [`Sessions::append_in`].
+    pub async fn append_of_run(
+        &self,
+        key: &SessionKey,
+        messages: Vec<Message>,
+        run: Option<String>,
+        now: UnixMs,
+    ) -> Result<Vec<Entry>, RpcError> {
         let (sessions, key) = (self.clone(), key.clone());
         self.0
             .store
             .write(move |tx| {
-                let appended = sessions.append_in(tx, &key, &Origin::default(), &messages, |_| (), now)?;
+                let of_run = (&messages[..], run.as_deref());
+                let appended = sessions.append_of_run_in(tx, &key, &Origin::default(), of_run, |_| (), now)?;
                 Ok::<_, RpcError>(Change::of(appended.entries.clone()).publish(move || sessions.show(appended)))
             })
             .await

@@ -98,10 +98,26 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The message with where it stands: `{"role":..,..,"__openclaw":{"id":..,"seq":..}}`.
+    /// The message with where it stands: `{"role":..,..,"__openclaw":{"id":..,"seq":..}}`. Where it belongs to a run it
+    /// says to which: by that a client knows its own message again, and the answer to it.
     pub fn to_json(&self) -> String {
-        let place = serde_json::json!({"id": self.id, "seq": self.n});
-        format!("{},\"__openclaw\":{place}}}", self.body.strip_suffix('}').unwrap_or(&self.body))
+        #[derive(serde::Deserialize)]
+        struct Run<'a> {
+            role: &'a str,
+            #[serde(borrow, default, rename = "runId")]
+            run_id: Option<std::borrow::Cow<'a, str>>,
+        }
+        let mut place = serde_json::json!({"id": self.id, "seq": self.n});
+        let mut more = String::new();
+        if let Ok(Run { role, run_id: Some(run_id) }) = serde_json::from_str(&self.body) {
+            if role == "user" {
+                let key = format!("{run_id}:user");
+                place["idempotencyKey"] = serde_json::json!(key);
+                more = format!(",\"idempotencyKey\":{}", serde_json::json!(key));
+            }
+            place["runId"] = serde_json::json!(run_id);
+        }
+        format!("{}{more},\"__openclaw\":{place}}}", self.body.strip_suffix('}').unwrap_or(&self.body))
     }
 
     /// The message.
@@ -189,9 +205,19 @@ pub(super) fn purge(tx: &Tx<'_>, session_id: Option<&str>, before: UnixMs) -> Re
 }
 
 /// Appends a message to a session's transcript, and takes note of it in the row.
-pub(super) fn append(tx: &Tx<'_>, session: &mut Session, message: &Message) -> Result<Entry, StoreError> {
+pub(super) fn append(
+    tx: &Tx<'_>,
+    session: &mut Session,
+    message: &Message,
+    run: Option<&str>,
+) -> Result<Entry, StoreError> {
     session.messages += 1;
-    let entry = Entry { id: id::uuid(), n: session.messages, body: serde_json::to_string(message).unwrap_or_default() };
+    let mut body = serde_json::to_string(message).unwrap_or_default();
+    if let (Some(run), Some(b'}')) = (run, body.as_bytes().last()) {
+        body.truncate(body.len() - 1);
+        body.push_str(&format!(",\"runId\":{}}}", serde_json::json!(run)));
+    }
+    let entry = Entry { id: id::uuid(), n: session.messages, body };
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     tx.prepare_cached("INSERT INTO messages (session_id, n, id, role, body, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
         .execute(params![

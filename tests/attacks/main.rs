@@ -10,6 +10,7 @@
 mod support;
 
 mod browser_origin;
+mod http_api;
 mod limits;
 mod node_policy;
 mod proxy_headers;

@@ -10,9 +10,11 @@ mod standin;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod api;
 mod chat;
 mod crash;
 mod node;
+mod profiles;
 mod telegram;
 
 use serde_json::{Value, json};

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::parts;
-use crate::program::{Program, eventually};
+use crate::program::{Program, eventually, run};
 
 /// The shared secret of every gateway here.
 pub(crate) const TOKEN: &str = "interop-f3b0c44298fc1c149afbf4c8";
@@ -46,14 +46,31 @@ impl Gateway {
         Self::start_as(false, more)
     }
 
+    /// One that serves a Control UI's files below `base`, with more settings.
+    pub(crate) fn start_with_ui(files: &Path, base: &str, more: &Value) -> Self {
+        let ui = format!(", controlUi: {{ root: \"{}\", basePath: \"{base}\" }} }}", files.display());
+        Self::start_on(false, more, |gateway| format!("{}{ui}", gateway.strip_suffix(" }").unwrap()))
+    }
+
     fn start_as(is_secure: bool, more: &Value) -> Self {
+        Self::start_on(is_secure, more, |gateway| gateway)
+    }
+
+    fn start_on(is_secure: bool, more: &Value, edit: impl Fn(String) -> String) -> Self {
         let home = tempfile::tempdir().unwrap();
         let port = free_port();
-        write_gateway(home.path(), &local(port, is_secure), more);
+        write_gateway(home.path(), &edit(local(port, is_secure)), more);
         let program = launch(home.path());
         let mut gateway = Self { program, port, home, is_secure };
         gateway.wait_until_ready();
         gateway
+    }
+
+    /// Runs a command of clawgate's own beside it, which must succeed.
+    pub(crate) fn says(&self, command: &str, args: &[&str]) {
+        let mut program = clawgate(PathBuf::from(env!("CARGO_BIN_EXE_clawgate")), self.home.path());
+        program.arg(command).args(args);
+        assert_eq!(run(program, Duration::from_secs(30)).code, Some(0));
     }
 
     /// SHA-256 of its certificate in hex, as OpenSSL has it.

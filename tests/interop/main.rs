@@ -17,6 +17,7 @@
 )]
 
 mod client;
+mod control_ui;
 mod flow;
 mod gateway;
 mod incumbent;

@@ -24,6 +24,17 @@ impl Request {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
+
+    /// The key of a model's API, on either wire.
+    pub fn key(&self) -> String {
+        let line = |name: &str| {
+            self.head.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                key.eq_ignore_ascii_case(name).then(|| value.trim().trim_start_matches("Bearer ").to_owned())
+            })
+        };
+        line("authorization").or_else(|| line("x-api-key")).unwrap_or_default()
+    }
 }
 
 /// Answers requests on a port of its own until the process ends. While `down` is set nobody listens there, and every
@@ -259,14 +270,16 @@ pub enum Wire {
 }
 
 /// A model that, asked anything, asks a node where `uname` is, and then says so. A message that begins with `echo` it
-/// echoes word by word; one that begins with `run` it wants run as a command; one that begins with `slow` it never
-/// finishes.
+/// echoes word by word, one that begins with `shout` as a whole and louder; one that begins with `run` it wants run as a command; one that begins with `slow` it never
+/// finishes, and one that begins with `pause` after a second.
 #[derive(Clone)]
 pub struct Model {
     pub wire: Wire,
     pub port: u16,
     asked: Arc<AtomicUsize>,
     refusals: Arc<Mutex<Vec<u16>>>,
+    bodies: Arc<Mutex<Vec<(String, Value)>>>,
+    refused_keys: Arc<Mutex<Vec<(String, u16)>>>,
 }
 
 impl Model {
@@ -274,14 +287,22 @@ impl Model {
         let asked = Arc::new(AtomicUsize::new(0));
         let refusals: Arc<Mutex<Vec<u16>>> = Arc::default();
         let (count, refuse) = (Arc::clone(&asked), Arc::clone(&refusals));
+        let bodies: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+        let refused_keys: Arc<Mutex<Vec<(String, u16)>>> = Arc::default();
+        let (kept, refused) = (Arc::clone(&bodies), Arc::clone(&refused_keys));
         let port = serve(Arc::default(), move |request, stream| {
             count.fetch_add(1, Ordering::SeqCst);
+            let key = request.key();
+            kept.lock().unwrap().push((key.clone(), request.json()));
+            if let Some((_, status)) = refused.lock().unwrap().iter().find(|(refused, _)| *refused == key) {
+                return reply(stream, *status, &json!({"error": {"message": "this key is refused"}}));
+            }
             if let Some(status) = refuse.lock().unwrap().pop() {
                 return reply(stream, status, &json!({"error": {"message": "as planned"}}));
             }
             answer_model(wire, &request, stream);
         });
-        Self { wire, port, asked, refusals }
+        Self { wire, port, asked, refusals, bodies, refused_keys }
     }
 
     /// How often it was asked.
@@ -292,6 +313,21 @@ impl Model {
     /// Refuses as often as there are codes, the last one first.
     pub fn refuse(&self, codes: &[u16]) {
         *self.refusals.lock().unwrap() = codes.to_vec();
+    }
+
+    /// What it was asked last.
+    pub fn last(&self) -> Option<Value> {
+        self.bodies.lock().unwrap().last().map(|(_, body)| body.clone())
+    }
+
+    /// The keys it was asked with, in order.
+    pub fn keys(&self) -> Vec<String> {
+        self.bodies.lock().unwrap().iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Refuses everybody who comes with one of these keys.
+    pub fn refuse_keys(&self, keys: &[(&str, u16)]) {
+        *self.refused_keys.lock().unwrap() = keys.iter().map(|(key, status)| ((*key).to_owned(), *status)).collect();
     }
 
     /// The configuration of a provider `id` with this model.
@@ -310,6 +346,7 @@ enum Act {
     Call(&'static str, Value),
     Say(Vec<String>),
     Stall,
+    Pause,
 }
 
 fn act(asked: &str, result: Option<&str>) -> Act {
@@ -324,18 +361,19 @@ fn act(asked: &str, result: Option<&str>) -> Act {
     match asked.split_once(' ').unwrap_or((asked, "")) {
         ("echo", rest) => Act::Say(words(rest)),
         ("slow", _) => Act::Stall,
+        ("pause", _) => Act::Pause,
+        ("shout", _) => Act::Say(words(&format!("{asked}!"))),
         ("run", rest) => Act::Call("exec", json!({"command": rest.split(' ').collect::<Vec<_>>()})),
         _ => Act::Call("system_which", json!({"bins": ["uname"]})),
     }
 }
 
 fn answer_model(wire: Wire, request: &Request, stream: &mut TcpStream) {
-    let head = request.head.to_ascii_lowercase();
-    let (path, key) = match wire {
-        Wire::OpenAi => ("/v1/chat/completions", "authorization: bearer model-key"),
-        Wire::Anthropic => ("/v1/messages", "x-api-key: model-key"),
+    let path = match wire {
+        Wire::OpenAi => "/v1/chat/completions",
+        Wire::Anthropic => "/v1/messages",
     };
-    if request.path != path || !head.contains(key) {
+    if request.path != path || !request.key().starts_with("model-key") {
         return reply(stream, 401, &json!({"error": {"message": "wrong path or key"}}));
     }
     let body = request.json();
@@ -399,6 +437,11 @@ fn stream_openai(act: &Act, event: &mut dyn FnMut(&str)) {
             delta(json!({}), json!("stop"));
         }
         Act::Stall => return delta(json!({"content": "Well"}), Value::Null),
+        Act::Pause => {
+            delta(json!({"content": "Wait"}), Value::Null);
+            thread::sleep(Duration::from_secs(1));
+            delta(json!({}), json!("stop"));
+        }
     }
     event(&json!({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}).to_string());
     event("[DONE]");
@@ -424,7 +467,7 @@ fn stream_anthropic(act: &Act, event: &mut dyn FnMut(&str)) {
             }
             "end_turn"
         }
-        Act::Stall => {
+        Act::Stall | Act::Pause => {
             return send(json!({"type": "content_block_delta", "index": 0,
                 "delta": {"type": "text_delta", "text": "Well"}}));
         }

@@ -9,6 +9,7 @@
 mod support;
 
 mod budgets;
+mod compatibility;
 mod devices;
 mod doctor;
 mod handshake;

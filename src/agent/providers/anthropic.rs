@@ -29,6 +29,15 @@ pub fn request(ask: &Ask<'_>) -> Value {
     if !ask.tools.is_empty() {
         body["tools"] = ask.tools.iter().map(tool).collect();
     }
+    // This wire ends its range at 1, and takes one of the two.
+    match (ask.sampling.temperature, ask.sampling.top_p) {
+        (Some(temperature), _) => body["temperature"] = json!(temperature.min(1.0)),
+        (None, Some(top_p)) => body["top_p"] = json!(top_p),
+        (None, None) => {}
+    }
+    if !ask.sampling.stop.is_empty() {
+        body["stop_sequences"] = json!(ask.sampling.stop);
+    }
     body
 }
 
@@ -180,6 +189,7 @@ fn count(reply: &mut Reply, tokens: Option<Tokens>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Sampling;
     use super::*;
     use crate::clock::UnixMs;
 
@@ -227,7 +237,10 @@ mod tests {
             timestamp: now,
         };
         let messages = [Message::user("a", now), Message::user("b", now), result, Message::user("c", now)];
-        let body = request(&Ask { model: "m", max_tokens: 7, system: "s", messages: &messages, tools: &[] });
+        let sampling = Sampling { temperature: Some(2.0), stop: vec!["end".into()], ..Sampling::default() };
+        let ask = Ask { model: "m", max_tokens: 7, system: "s", messages: &messages, tools: &[], sampling: &sampling };
+        let body = request(&ask);
+        assert_eq!((&body["temperature"], &body["stop_sequences"]), (&json!(1.0), &json!(["end"])));
         assert_eq!(body["messages"].as_array().unwrap().len(), 1);
         assert_eq!(body["messages"][0]["content"].as_array().unwrap().len(), 4);
         assert_eq!(body["messages"][0]["content"][2]["is_error"], true);

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request};
 use http_body_util::Full;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::flow::{Api, Model};
@@ -38,6 +39,10 @@ const MAX_ERROR_CHARS: usize = 300;
 const ATTEMPTS: u32 = 3;
 /// The longest that an attempt waits for another.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long a provider rests that does not work, where it does not say for how long.
+const PROVIDER_REST: Duration = Duration::from_secs(15);
+/// The longest rest of one, whatever it says.
+const LONGEST_PROVIDER_REST: Duration = Duration::from_secs(600);
 
 /// A tool as the model sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +53,40 @@ pub struct ToolSpec {
     pub description: String,
     /// JSON schema of its arguments.
     pub parameters: Value,
+}
+
+/// How a model is to choose its words; what is not said is the provider's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Sampling {
+    /// 0 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// -2 to 2. Of OpenAI's wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f64>,
+    /// -2 to 2. Of OpenAI's wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f64>,
+    /// Of OpenAI's wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<i64>,
+    /// Words to stop at, 4 at most.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    /// Tokens of one answer, where that is less than the model's own limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+}
+
+impl Sampling {
+    /// Whether nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What is asked of a model.
@@ -63,6 +102,8 @@ pub struct Ask<'a> {
     pub messages: &'a [Message],
     /// What it may ask for.
     pub tools: &'a [ToolSpec],
+    /// How it is to choose its words.
+    pub sampling: &'a Sampling,
 }
 
 /// A model and the way to it.
@@ -80,13 +121,22 @@ pub struct Endpoint {
     pub model: Model,
 }
 
+impl Endpoint {
+    /// `provider/model`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.provider, self.model.id)
+    }
+}
+
 /// What kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     /// The key is not accepted.
     Auth,
-    /// Too many requests, or out of credit.
+    /// Too many requests.
     RateLimit,
+    /// The account is out of credit.
+    Unpaid,
     /// The provider's own.
     Server,
     /// No connection, or it broke.
@@ -105,7 +155,7 @@ impl FailureKind {
     /// `errorKind` of the wire.
     pub const fn error_kind(self) -> &'static str {
         match self {
-            Self::RateLimit => "rate_limit",
+            Self::RateLimit | Self::Unpaid => "rate_limit",
             Self::Timeout => "timeout",
             Self::ContextLength => "context_length",
             _ => "unknown",
@@ -130,25 +180,30 @@ pub struct Failure {
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Ask the same model again after this time, less than half of it taken off by chance.
+    /// Ask the same model again after this time, or a little more by chance.
     Again(Duration),
+    /// This key rests: ask with another one.
+    OtherKey,
     /// Ask another model; this provider rests for this long.
-    Other(Duration),
+    OtherModel(Duration),
     /// No other model would do better.
     GiveUp,
 }
 
-/// Decides after the failure of attempt number `attempt`, from 1. Pure.
-pub fn next(failure: &Failure, attempt: u32) -> Next {
+/// Decides after the failure of attempt number `attempt`, from 1. `has_other_key`: the provider can be asked with another
+/// one. Pure.
+pub fn next(failure: &Failure, attempt: u32, has_other_key: bool) -> Next {
     let wait = Duration::from_millis(500) * 2u32.saturating_pow(attempt.saturating_sub(1));
     let wait = failure.retry_after.unwrap_or(wait);
+    let may_again = attempt < ATTEMPTS && wait <= LONGEST_WAIT;
     match failure.kind {
-        FailureKind::Auth => Next::Other(Duration::from_secs(600)),
+        FailureKind::Auth | FailureKind::Unpaid => Next::OtherKey,
+        // Another key serves at once; the only one is waited for.
+        FailureKind::RateLimit if has_other_key || !may_again => Next::OtherKey,
         FailureKind::ContextLength => Next::GiveUp,
-        FailureKind::Invalid | FailureKind::Answer => Next::Other(Duration::ZERO),
-        _ if attempt < ATTEMPTS && wait <= LONGEST_WAIT => Next::Again(wait),
-        FailureKind::RateLimit => Next::Other(failure.retry_after.unwrap_or(Duration::from_secs(60))),
-        _ => Next::Other(Duration::from_secs(15)),
+        FailureKind::Invalid | FailureKind::Answer => Next::OtherModel(Duration::ZERO),
+        _ if may_again => Next::Again(wait),
+        _ => Next::OtherModel(failure.retry_after.unwrap_or_default().clamp(PROVIDER_REST, LONGEST_PROVIDER_REST)),
     }
 }
 
@@ -274,7 +329,8 @@ fn refused(who: &str, status: u16, body: &[u8], retry_after: Option<Duration>) -
     let long = ["context length", "context_length", "prompt is too long", "maximum context", "context size"];
     let kind = match status {
         401 | 403 => FailureKind::Auth,
-        402 | 429 => FailureKind::RateLimit,
+        402 => FailureKind::Unpaid,
+        429 => FailureKind::RateLimit,
         408 => FailureKind::Timeout,
         400 | 413 | 422 if long.iter().any(|words| said.to_ascii_lowercase().contains(words)) => {
             FailureKind::ContextLength
@@ -310,15 +366,19 @@ mod tests {
 
     #[test]
     fn what_follows_a_failure_depends_on_its_kind() {
-        assert_eq!(next(&failure(500, "", None), 1), Next::Again(Duration::from_millis(500)));
-        assert_eq!(next(&failure(500, "", None), 2), Next::Again(Duration::from_secs(1)));
-        assert!(matches!(next(&failure(500, "", None), ATTEMPTS), Next::Other(_)));
-        assert_eq!(next(&failure(429, "", Some(2)), 1), Next::Again(Duration::from_secs(2)));
-        assert_eq!(next(&failure(429, "", Some(3600)), 1), Next::Other(Duration::from_secs(3600)));
-        assert!(matches!(next(&failure(401, "", None), 1), Next::Other(_)));
-        assert_eq!(next(&failure(404, "", None), 1), Next::Other(Duration::ZERO));
+        let alone = |failure: &Failure, attempt| next(failure, attempt, false);
+        assert_eq!(alone(&failure(500, "", None), 1), Next::Again(Duration::from_millis(500)));
+        assert_eq!(alone(&failure(500, "", None), 2), Next::Again(Duration::from_secs(1)));
+        assert_eq!(alone(&failure(500, "", None), ATTEMPTS), Next::OtherModel(PROVIDER_REST));
+        assert_eq!(alone(&failure(503, "", Some(1 << 20)), 1), Next::OtherModel(LONGEST_PROVIDER_REST));
+        assert_eq!(alone(&failure(429, "", Some(2)), 1), Next::Again(Duration::from_secs(2)));
+        assert_eq!(next(&failure(429, "", Some(2)), 1, true), Next::OtherKey);
+        assert_eq!(alone(&failure(429, "", Some(3600)), 1), Next::OtherKey);
+        assert_eq!(alone(&failure(401, "", None), 1), Next::OtherKey);
+        assert_eq!(alone(&failure(402, "", None), 1), Next::OtherKey);
+        assert_eq!(alone(&failure(404, "", None), 1), Next::OtherModel(Duration::ZERO));
         let long = failure(400, r#"{"error":{"message":"This model's maximum context length is 10"}}"#, None);
-        assert_eq!(next(&long, 1), Next::GiveUp);
+        assert_eq!(alone(&long, 1), Next::GiveUp);
     }
 
     #[test]

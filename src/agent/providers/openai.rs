@@ -23,6 +23,20 @@ pub fn request(ask: &Ask<'_>) -> Value {
     if !ask.tools.is_empty() {
         body["tools"] = ask.tools.iter().map(tool).collect();
     }
+    let sampling = ask.sampling;
+    let said = [
+        ("temperature", sampling.temperature.map(Value::from)),
+        ("top_p", sampling.top_p.map(Value::from)),
+        ("frequency_penalty", sampling.frequency_penalty.map(Value::from)),
+        ("presence_penalty", sampling.presence_penalty.map(Value::from)),
+        ("seed", sampling.seed.map(Value::from)),
+        ("stop", (!sampling.stop.is_empty()).then(|| json!(sampling.stop))),
+    ];
+    for (name, value) in said {
+        if let Some(value) = value {
+            body[name] = value;
+        }
+    }
     body
 }
 
@@ -171,6 +185,7 @@ pub fn read(data: &[u8], reply: &mut Reply) -> Result<(), StreamError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Sampling;
     use super::*;
     use crate::clock::UnixMs;
 
@@ -234,7 +249,14 @@ mod tests {
                 timestamp: now,
             },
         ];
-        let ask = Ask { model: "m", max_tokens: 7, system: "s", messages: &messages, tools: &[] };
+        let ask = Ask {
+            model: "m",
+            max_tokens: 7,
+            system: "s",
+            messages: &messages,
+            tools: &[],
+            sampling: &Sampling::default(),
+        };
         assert_eq!(
             request(&ask)["messages"],
             json!([{"role": "system", "content": "s"}, {"role": "user", "content": "hi"},

@@ -135,8 +135,8 @@ fn take(
                 Some(sender) => format!("[{sender}] {text}"),
                 None => text,
             };
+            let message = Message::User { content: vec![Block::Text { text }], timestamp: now, sender_label: sender };
             let asked = Asked {
-                message: Message::User { content: vec![Block::Text { text }], timestamp: now, sender_label: sender },
                 route: Some(Route {
                     channel: CHANNEL.to_owned(),
                     account: ACCOUNT.to_owned(),
@@ -144,10 +144,10 @@ fn take(
                     thread: place.thread,
                     reply_to: place.reply_to,
                 }),
-                timeout_ms: None,
                 extra_system: Some(
                     "This conversation is on Telegram: answer in short paragraphs, without tables.".to_owned(),
                 ),
+                ..Asked::of(message)
             };
             let is_main = key.as_str() == crate::sessions::key::MAIN_KEY;
             let origin = Origin {

@@ -1,9 +1,11 @@
-//! Reads `models`, `agents`, `session` and `channels.telegram`.
+//! Reads `auth`, `models`, `agents`, `session` and `channels.telegram`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::flow::{Agents, Api, DmPolicy, DmScope, Flow, Group, GroupPolicy, Model, Models, Provider, Telegram};
+use super::super::flow::{
+    Agents, Api, AuthProfiles, DmPolicy, DmScope, Flow, Group, GroupPolicy, Model, Models, Provider, Telegram,
+};
 use super::super::key_path::KeyPath;
 use super::super::keyword::Keyword as _;
 use super::super::raw::{Node, Value};
@@ -14,16 +16,32 @@ const TELEGRAM_TEXT: u64 = 4096;
 
 impl<'a> Reader<'a> {
     pub(super) fn flow(&mut self, root: &Section<'a>) -> Flow {
-        let [models, agents, session, channels] =
-            ["models", "agents", "session", "channels"].map(|key| self.section(root, key));
+        let [auth, models, agents, session, channels] =
+            ["auth", "models", "agents", "session", "channels"].map(|key| self.section(root, key));
         let defaults = self.section(&agents, "defaults");
         let telegram = channels.get("telegram").is_some().then(|| self.section(&channels, "telegram"));
         Flow {
+            auth: self.auth_profiles(&auth),
             models: self.models(&models),
             agents: self.agents(&defaults),
             dm_scope: self.keyword(&session, "dmScope", |_| None).unwrap_or(DmScope::Main),
             telegram: telegram.map(|section| self.telegram(&section)),
         }
+    }
+
+    fn auth_profiles(&mut self, s: &Section<'a>) -> AuthProfiles {
+        let (profiles, order) = (self.section(s, "profiles"), self.section(s, "order"));
+        let mut found = AuthProfiles::default();
+        for member in profiles.members {
+            let profile = self.section(&profiles, &member.key);
+            if let Some(provider) = self.text(&profile, "provider") {
+                found.profiles.push((member.key.clone(), provider));
+            }
+        }
+        for member in order.members {
+            found.order.insert(member.key.clone(), self.texts(&order, &member.key));
+        }
+        found
     }
 
     fn models(&mut self, s: &Section<'a>) -> Models {
@@ -211,6 +229,7 @@ mod tests {
         let flow = decoded(
             r#"{
               agents: { defaults: { model: { primary: "local/m", fallbacks: ["other/n"] }, timeoutSeconds: 30 } },
+              auth: { profiles: { "local:b": { provider: "local", mode: "api_key" } }, order: { local: ["local:b"] } },
               models: { mode: "merge", providers: { local: { baseUrl: "http://127.0.0.1:1234/v1/", apiKey: "k",
                 api: "openai-completions", models: [{ id: "m", contextWindow: 4096, cost: { input: 0 } }] } } },
               channels: { telegram: { botToken: "1:a", allowFrom: [12, "tg:34", "*"], groups: { "-1": {} } } },
@@ -219,6 +238,8 @@ mod tests {
         .config
         .flow;
         assert_eq!(flow.agents.primary.as_deref(), Some("local/m"));
+        assert_eq!(flow.auth.profiles, [("local:b".to_owned(), "local".to_owned())]);
+        assert_eq!(flow.auth.order["local"], ["local:b"]);
         let provider = &flow.models.providers["local"];
         assert_eq!((provider.base_url.as_str(), provider.models[0].context_window), ("http://127.0.0.1:1234/v1", 4096));
         let telegram = flow.telegram.unwrap();
