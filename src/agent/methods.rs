@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::media::{MAX_IMAGE_BYTES, MAX_IMAGES};
 use super::record::{Asked, End, Outcome, Route, Taken};
 use super::{Agent, tools};
 use crate::clock::UnixMs;
@@ -44,10 +45,8 @@ pub const METHODS: &[Method<Agent>] = &[
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 /// Bytes of an idempotency key.
 const MAX_KEY_BYTES: usize = 512;
-/// Bytes of a picture, decoded.
-const MAX_IMAGE_BYTES: usize = 5 * 1024 * 1024;
-/// Pictures of one message.
-const MAX_IMAGES: usize = 4;
+/// What begins the ids of runs that a channel has begun.
+const CHANNEL_RUNS: &str = "telegram:";
 /// The longest that `agent.wait` waits.
 const MAX_WAIT_MS: u64 = 3_600_000;
 
@@ -95,6 +94,10 @@ fn run_id(idempotency_key: Option<String>) -> Result<String, RpcError> {
     match key {
         Some(key) if key.len() > MAX_KEY_BYTES || key.chars().any(char::is_control) => {
             Err(RpcError::invalid(format!("idempotencyKey: {MAX_KEY_BYTES} bytes without control characters at most")))
+        }
+        // Runs of channels are named after their messages: a client that took such a name would keep a message out.
+        Some(key) if key.starts_with(CHANNEL_RUNS) => {
+            Err(RpcError::invalid(format!("idempotencyKey: {CHANNEL_RUNS:?} begins the names of a channel's own runs")))
         }
         Some(key) => Ok(key),
         None => Ok(id::uuid()),
@@ -160,7 +163,7 @@ fn agent(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     let route = match (params.deliver, params.channel, params.to) {
         (true, Some(channel), Some(to)) => {
             let account = params.account_id.unwrap_or_else(|| "default".to_owned());
-            Some(Route { channel, account, to, thread: None, reply_to: None })
+            Some(Route { channel, account, to, thread: None, reply_to: None, pictures: Vec::new() })
         }
         _ => None,
     };
@@ -248,8 +251,7 @@ fn agents(_: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
 
 fn models(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     let models: Vec<_> = agent
-        .0
-        .settings
+        .settings()
         .models
         .iter()
         .map(|endpoint| {
@@ -460,7 +462,7 @@ impl Agent {
     }
 
     /// Stops the runs of a session and waits for their end, for a while.
-    async fn settle(&self, key: &SessionKey) {
+    pub async fn settle(&self, key: &SessionKey) {
         for run_id in self.stop(key, None, "aborted") {
             let _ = self.wait(&run_id, Duration::from_secs(5)).await;
         }

@@ -17,6 +17,7 @@
 //! Where to start reading: [`run`] (a run from beginning to end), [`context`], [`tools`], [`providers`], [`record`].
 
 pub mod context;
+pub mod media;
 pub mod methods;
 pub mod providers;
 pub mod record;
@@ -26,9 +27,12 @@ mod tests;
 pub mod tools;
 
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 pub use record::{Asked, End, Outcome, Route, SCHEMA, Taken};
@@ -39,6 +43,7 @@ use crate::nodes::Nodes;
 use crate::outgoing::Outgoing;
 use crate::rpc::error::RpcError;
 use crate::sessions::key::SessionKey;
+use crate::sessions::message::Block;
 use crate::sessions::{Origin, Sessions};
 use crate::store::{Change, Store, StoreError, Tx};
 use crate::task;
@@ -89,10 +94,39 @@ struct Lanes {
     by_id: HashMap<String, Arc<Live>>,
 }
 
-/// Takes down, inside the transaction that ends a run, what is to be sent to where it came from. What it returns is
-/// called when that is on disk.
-pub type Deliver =
-    dyn Fn(&Tx<'_>, &str, &Route, &Outcome, UnixMs) -> Result<Box<dyn FnOnce() + Send>, RpcError> + Send + Sync;
+/// Where people write from, as the agent sees it.
+pub trait Channel: Send + Sync {
+    /// Takes down, inside the transaction that ends a run, what is to be sent to where it came from: what the model said,
+    /// and the pictures it shows. What this returns is called when that is on disk.
+    ///
+    /// # Errors
+    /// It can't be written.
+    fn deliver(
+        &self,
+        tx: &Tx<'_>,
+        run_id: &str,
+        route: &Route,
+        answer: Answer<'_>,
+        now: UnixMs,
+    ) -> Result<Box<dyn FnOnce() + Send>, RpcError>;
+
+    /// Fetches a picture that came with a message; the error says why there is none, for the model.
+    fn fetch<'a>(&'a self, route: &'a Route, picture: &'a str) -> Fetching<'a>;
+}
+
+/// A picture on its way.
+pub type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Block, String>> + Send + 'a>>;
+
+/// What is to be sent at the end of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// How it ended.
+    pub outcome: &'a Outcome,
+    /// What the model said, without the lines that show pictures.
+    pub text: &'a str,
+    /// Those pictures.
+    pub pictures: &'a [Block],
+}
 
 /// Handle to the agent. Cheap to clone.
 #[derive(Clone)]
@@ -104,12 +138,12 @@ struct Inner {
     nodes: Nodes,
     approvals: Approvals,
     outgoing: Outgoing,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     runtime: tokio::runtime::Handle,
     lanes: Mutex<Lanes>,
     /// Providers that rest after a failure, and until when.
     resting: Mutex<HashMap<String, Instant>>,
-    deliver: OnceLock<Box<Deliver>>,
+    channel: OnceLock<Box<dyn Channel>>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -144,18 +178,28 @@ impl Agent {
             nodes,
             approvals,
             outgoing,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             runtime,
             lanes: Mutex::default(),
             resting: Mutex::default(),
-            deliver: OnceLock::new(),
+            channel: OnceLock::new(),
         }))
     }
 
     /// Says who takes answers to channels. Once, before [`Agent::resume`].
-    pub fn on_answer(&self, deliver: Box<Deliver>) {
+    pub fn set_channel(&self, channel: Box<dyn Channel>) {
         // A second one would be a defect of the composition; the first stands.
-        let _ = self.0.deliver.set(deliver);
+        let _ = self.0.channel.set(channel);
+    }
+
+    /// Takes other settings: from the next question to a model on. A run that goes on keeps the time it has.
+    pub fn set_settings(&self, settings: Settings) {
+        self.0.settings.store(Arc::new(settings));
+    }
+
+    /// What the operator has set.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.0.settings.load_full()
     }
 
     /// Goes on with the runs that had not ended when the process did. Blocks for the reading.
@@ -242,6 +286,19 @@ impl Agent {
         self.lanes().by_id.contains_key(id)
     }
 
+    /// Whether there is a run of this id that has not ended, as the transaction sees it.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn is_open_in(&self, tx: &Tx<'_>, id: &str) -> Result<bool, StoreError> {
+        record::is_open(tx, id)
+    }
+
+    /// What a run that is under way has said so far of its answer.
+    pub fn said_so_far(&self, key: &SessionKey, id: &str) -> Option<String> {
+        self.0.sessions.in_flight(key).filter(|run| run.run_id == id).map(|run| run.text)
+    }
+
     /// Stops a run, or all runs of a session, at once: also those that wait. Returns the ids of those that were stopped.
     pub fn stop(&self, key: &SessionKey, id: Option<&str>, why: &'static str) -> Vec<String> {
         let lanes = self.lanes();
@@ -302,8 +359,7 @@ impl Agent {
     }
 
     /// The models to ask, best first; those whose provider rests come last.
-    fn candidates(&self, own: Option<&str>) -> Vec<&Endpoint> {
-        let settings = &self.0.settings;
+    fn candidates<'a>(&self, settings: &'a Settings, own: Option<&str>) -> Vec<&'a Endpoint> {
         let named = |endpoint: &&Endpoint| own == Some(&*format!("{}/{}", endpoint.provider, endpoint.model.id));
         let mut candidates: Vec<&Endpoint> = settings.models.iter().filter(named).collect();
         for endpoint in settings.order.iter().filter_map(|at| settings.models.get(*at)) {

@@ -10,10 +10,15 @@ mod standin;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod approvals;
 mod chat;
 mod crash;
+mod list;
 mod node;
+mod pictures;
+mod reload;
 mod telegram;
+mod webhook;
 
 use serde_json::{Value, json};
 use standin::{BOT_TOKEN, BotApi, Model};
