@@ -380,12 +380,14 @@ impl Course<'_> {
         if replace {
             chat["replace"] = json!(true);
         }
+        let mut said = json!({"delta": more});
         if self.shown.len() <= SNAPSHOT_BYTES {
+            said["text"] = json!(self.shown);
             chat["message"] = json!({"role": "assistant", "content": [{"type": "text", "text": self.shown}],
                 "timestamp": UnixMs::now()});
         }
         sessions.send(&live.key, Event::CHAT_DELTA, &chat);
-        self.agent_event("assistant", &json!({"text": self.shown, "delta": more}));
+        self.agent_event("assistant", &said);
         true
     }
 
