@@ -36,11 +36,19 @@ pub enum Command {
     Slow(Box<Common<Slow>>),
     /// Strangers with wrong tokens, while operators work
     Storm(Box<Common<Storm>>),
+    /// Models that talk in many sessions, while operators work
+    Streams(Box<Common<Streams>>),
     /// A mixture for a long time: whether memory grows
     Soak(Box<Common<Soak>>),
     /// A floor server (this program starts it by itself)
     #[command(hide = true, subcommand)]
     Floor(floor::Kind),
+    /// A stand-in model (this program starts it by itself)
+    #[command(hide = true)]
+    Model {
+        /// Deltas a second to each caller
+        deltas: u32,
+    },
 }
 
 /// The options of a scenario, and those that all have.
@@ -238,6 +246,23 @@ pub struct Storm {
     /// Strangers that may be under way at a time
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub strangers: u32,
+}
+
+/// Options of `streams`.
+#[derive(Clone, Debug, Args)]
+pub struct Streams {
+    /// Sessions in which the model talks, each with an operator of its own who listens
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    pub sessions: u32,
+    /// Deltas a second that the model sends in each
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub deltas: u32,
+    /// Operators that work
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub operators: u32,
+    /// Calls a second of `system-presence` over all of them
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: u32,
 }
 
 /// Options of `soak`.

@@ -14,6 +14,7 @@ mod cores;
 mod floor;
 mod identity;
 mod interrupt;
+mod model;
 mod procfs;
 mod progress;
 mod report;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    if !matches!(arguments.command, Command::Floor(_)) {
+    if !matches!(arguments.command, Command::Floor(_) | Command::Model { .. }) {
         interrupt::listen()?;
     }
     match arguments.command {
@@ -56,7 +57,9 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Connect(it) => scenario::connect::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Slow(it) => scenario::slow::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Storm(it) => scenario::storm::run(&it.scenario, &it.run)?.publish(&it.run),
+        Command::Streams(it) => scenario::streams::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Soak(it) => scenario::soak::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Floor(kind) => Ok(floor::serve(&kind)?),
+        Command::Model { deltas } => Ok(model::serve(deltas)?),
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::args::Run;
@@ -47,8 +48,13 @@ struct Spawned {
 impl Target {
     /// Finds or starts the gateway that `run` says.
     pub fn find(run: &Run) -> Result<Self> {
+        Self::find_with(run, &Value::Null)
+    }
+
+    /// The same; one that is started gets this configuration.
+    pub fn find_with(run: &Run, config: &Value) -> Result<Self> {
         match &run.spawn {
-            Some(program) => Self::spawn(program, run),
+            Some(program) => Self::spawn(program, run, config),
             None => Self::attach(run),
         }
     }
@@ -80,9 +86,12 @@ impl Target {
         Ok(Self { gateway, process: run.pid.map(Process::new), ready_after: None, cores, spawned: None })
     }
 
-    fn spawn(program: &Path, run: &Run) -> Result<Self> {
+    fn spawn(program: &Path, run: &Run, config: &Value) -> Result<Self> {
         let cores = Cores::divide(&run.server_cores, run.client_core, run.workers.unwrap_or(1).into())?;
         let folder = tempfile::Builder::new().prefix("loadtest-").tempdir().context("a state folder")?;
+        if !config.is_null() {
+            fs::write(folder.path().join("openclaw.json"), config.to_string())?;
+        }
         // Free a moment ago is as good as can be had without the gateway's help.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let token = clawgate::id::token();

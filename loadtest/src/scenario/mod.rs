@@ -9,6 +9,7 @@ pub mod rpc;
 pub mod slow;
 pub mod soak;
 pub mod storm;
+pub mod streams;
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,0 +1,136 @@
+//! A stand-in for a model's server: every request is answered with a stream that goes on until the caller leaves.
+//!
+//! It is a child process of this same program, beside the load and not beside the gateway: what it costs is neither's.
+//! [`Model::start`] runs one; [`serve`] is what the child does.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 64 * 1024;
+/// Bytes of text in one delta.
+const TEXT: &str = "word ";
+
+/// A running stand-in; ends when dropped.
+#[derive(Debug)]
+pub struct Model {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Model {
+    /// Starts one that sends `deltas` a second to each caller.
+    pub fn start(deltas: u32) -> Result<Self> {
+        let program = std::env::current_exe().context("the path of this program")?;
+        let mut command = Command::new(program);
+        command.args(["model", &deltas.to_string()]).stdout(Stdio::piped());
+        let mut child = command.spawn().context("starting the stand-in model")?;
+        let output = child.stdout.take().context("the stand-in model's output")?;
+        let mut model = Self { child, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        model.address.set_port(line.trim().parse().context("the stand-in model did not say its port")?);
+        Ok(model)
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // It has nothing to lose.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a stand-in until its parent ends. Prints its port.
+///
+/// # Errors
+/// The system refuses a socket.
+pub fn serve(deltas: u32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    writeln!(io::stdout().lock(), "{}", listener.local_addr()?.port())?;
+    let (begun, streams) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let begun = begun.clone();
+            // Short: it ends when the request has been read.
+            thread::spawn(move || {
+                if let Some(stream) = begin(stream) {
+                    let _ = begun.send(stream);
+                }
+            });
+        }
+    });
+    let period = Duration::from_secs(1) / deltas.max(1);
+    let delta = chunk(&format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{TEXT}"}},"finish_reason":null}}]}}"#));
+    // All have the same period, so the order in which they are due is the order in which they came.
+    let mut due: VecDeque<(Instant, TcpStream)> = VecDeque::new();
+    loop {
+        let wait = due.front().map_or(Duration::from_secs(1), |(at, _)| at.saturating_duration_since(Instant::now()));
+        match streams.recv_timeout(wait) {
+            // Spread over the period by when they come; a burst of arrivals is pulled apart.
+            Ok(stream) => {
+                let after = due.back().map_or_else(Instant::now, |(at, _)| *at);
+                due.push_back((after.max(Instant::now()) + Duration::from_micros(50), stream));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        while let Some((at, stream)) = due.front()
+            && *at <= Instant::now()
+        {
+            let (at, mut stream) = (*at, stream);
+            let sent = stream.write_all(delta.as_bytes()).is_ok();
+            if let Some((_, stream)) = due.pop_front()
+                && sent
+            {
+                let next = at + period;
+                let place = due.partition_point(|(other, _)| *other <= next);
+                due.insert(place, (next, stream));
+            }
+        }
+    }
+}
+
+/// Reads the request, and begins the answer.
+fn begin(mut stream: TcpStream) -> Option<TcpStream> {
+    stream.set_nodelay(true).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.set_write_timeout(Some(Duration::from_millis(100))).ok()?;
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    let end = loop {
+        let read = stream.read(&mut buffer).ok().filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&buffer[..read]);
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if bytes.len() > MAX_HEAD {
+            return None;
+        }
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let length: usize = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok())?;
+    let mut missing = (end + length).saturating_sub(bytes.len());
+    while missing > 0 {
+        let most = missing.min(buffer.len());
+        let read = stream.read(&mut buffer[..most]).ok().filter(|read| *read > 0)?;
+        missing -= read;
+    }
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).ok()?;
+    Some(stream)
+}
+
+fn chunk(json: &str) -> String {
+    let event = format!("data: {json}\n\n");
+    format!("{:x}\r\n{event}\r\n", event.len())
+}
