@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 8] = [
+const TARGETS: [(&str, Check); 9] = [
     ("auth", clawgate::fuzz::auth::check),
     ("config", clawgate::config::fuzz::config_text),
     ("connect", clawgate::fuzz::connect::check),
@@ -20,6 +20,7 @@ const TARGETS: [(&str, Check); 8] = [
     ("http_head", clawgate::fuzz::http_head::check),
     ("machine", clawgate::fuzz::machine::check),
     ("pairing", clawgate::fuzz::pairing::check),
+    ("tool_call", clawgate::fuzz::tool_call::check),
 ];
 
 fn corpus(target: &str) -> impl Iterator<Item = Vec<u8>> {

@@ -70,7 +70,7 @@ static LAYERS: [Layer; 6] = [
         Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing"),
         Room("nodes", "auth store task hub hub::outbox rpc::dispatch devices devices::record devices::pairing nodes::policy nodes::surface"),
         Room("sessions", "auth store task hub hub::outbox rpc::dispatch sessions::message sessions::key"),
-        Room("approvals", "auth hub rpc::dispatch"),
+        Room("approvals", "auth store hub rpc::dispatch"),
         Room("agent", "approvals store task outgoing hub rpc::dispatch sessions sessions::message sessions::key nodes agent::context agent::providers agent::providers::reply"),
         Room("api", "task agent agent::providers sessions sessions::message sessions::key api::fault api::completion"),
         Room("channels", "store task outgoing config system rpc::dispatch sessions sessions::message sessions::key agent channels::pairing channels::telegram::update channels::telegram::text"),

@@ -27,6 +27,31 @@ pub fn tokens(message: &Message) -> usize {
     MESSAGE_TOKENS + message.content().iter().map(block).sum::<usize>()
 }
 
+/// Pictures that go to a model at once, and their bytes in base64: the newest.
+const MAX_PICTURES: usize = 6;
+const MAX_PICTURE_BYTES: usize = 16 * 1024 * 1024;
+
+/// The messages as a model gets them: with the newest pictures, where it takes any; of the others it is told.
+pub fn with_pictures(messages: &[Message], takes_pictures: bool) -> Vec<Message> {
+    let (mut count, mut bytes) = (0, 0);
+    let mut shown: Vec<Message> = messages.to_vec();
+    for message in shown.iter_mut().rev() {
+        let (Message::User { content, .. } | Message::Assistant { content, .. } | Message::ToolResult { content, .. }) =
+            message;
+        for block in content.iter_mut().rev() {
+            let Block::Image { data, mime_type } = block else { continue };
+            (count, bytes) = (count + 1, bytes + data.len());
+            let why = match takes_pictures {
+                false => "this model takes no pictures",
+                true if count > MAX_PICTURES || bytes > MAX_PICTURE_BYTES => "an older one, not shown again",
+                true => continue,
+            };
+            *block = Block::Text { text: format!("[a picture, {mime_type}: {why}]") };
+        }
+    }
+    shown
+}
+
 /// The newest whole turns of `messages` that have at most `budget` tokens. `None` when not even the last one has.
 ///
 /// What stands before the first message of a user is no turn, and left out.
@@ -70,6 +95,25 @@ mod tests {
         assert_eq!(fit(&messages, 3 * 18 - 1), None);
         assert_eq!(fit(&[result(1), user(1)], 1000).map(<[_]>::len), Some(1));
         assert_eq!(fit(&[], 1000), None);
+    }
+
+    #[test]
+    fn a_model_gets_the_newest_pictures_or_is_told_of_them() {
+        let picture = |n: usize| {
+            let content = vec![Block::Image { data: n.to_string(), mime_type: "image/png".into() }];
+            Message::User { content, timestamp: UnixMs(0), sender_label: None }
+        };
+        let messages: Vec<_> = (0..MAX_PICTURES + 2).map(picture).collect();
+        let kept = |takes| {
+            let shown = with_pictures(&messages, takes);
+            let is_picture = |message: &Message| matches!(message.content()[0], Block::Image { .. });
+            shown.iter().map(is_picture).collect::<Vec<_>>()
+        };
+        let mut newest = vec![true; MAX_PICTURES + 2];
+        newest[..2].fill(false);
+        assert_eq!(kept(true), newest);
+        assert!(!kept(false).contains(&true));
+        assert!(with_pictures(&messages, false)[0].text().contains("takes no pictures"));
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::media::{MAX_IMAGE_BYTES, MAX_IMAGES};
 use super::providers::Endpoint;
 use super::record::{Asked, End, Outcome, Route, Taken};
 use super::{Agent, tools};
@@ -49,10 +50,8 @@ pub const METHODS: &[Method<Agent>] = &[
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 /// Bytes of an idempotency key.
 const MAX_KEY_BYTES: usize = 512;
-/// Bytes of a picture, decoded.
-const MAX_IMAGE_BYTES: usize = 5 * 1024 * 1024;
-/// Pictures of one message.
-const MAX_IMAGES: usize = 4;
+/// What begins the ids of runs that a channel has begun.
+const CHANNEL_RUNS: &str = "telegram:";
 /// The longest that `agent.wait` waits.
 const MAX_WAIT_MS: u64 = 3_600_000;
 
@@ -100,6 +99,10 @@ fn run_id(idempotency_key: Option<String>) -> Result<String, RpcError> {
     match key {
         Some(key) if key.len() > MAX_KEY_BYTES || key.chars().any(char::is_control) => {
             Err(RpcError::invalid(format!("idempotencyKey: {MAX_KEY_BYTES} bytes without control characters at most")))
+        }
+        // Runs of channels are named after their messages: a client that took such a name would keep a message out.
+        Some(key) if key.starts_with(CHANNEL_RUNS) => {
+            Err(RpcError::invalid(format!("idempotencyKey: {CHANNEL_RUNS:?} begins the names of a channel's own runs")))
         }
         Some(key) => Ok(key),
         None => Ok(id::uuid()),
@@ -165,7 +168,7 @@ fn agent(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     let route = match (params.deliver, params.channel, params.to) {
         (true, Some(channel), Some(to)) => {
             let account = params.account_id.unwrap_or_else(|| "default".to_owned());
-            Some(Route { channel, account, to, thread: None, reply_to: None })
+            Some(Route { channel, account, to, thread: None, reply_to: None, pictures: Vec::new() })
         }
         _ => None,
     };
@@ -253,7 +256,7 @@ fn agents(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
 
 /// The one agent there is, with the models it asks: a Control UI lets nobody write to one that has none.
 fn agents_list(agent: &Agent) -> Value {
-    let settings = &agent.0.settings;
+    let settings = &agent.settings();
     let mut names = settings.order.iter().filter_map(|at| settings.models.get(*at)).map(Endpoint::full_name);
     let mut row = json!({"id": MAIN_AGENT, "name": MAIN_AGENT});
     if let Some(primary) = names.next() {
@@ -287,8 +290,7 @@ fn models(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
 
 fn model_rows(agent: &Agent) -> Vec<Value> {
     agent
-        .0
-        .settings
+        .settings()
         .models
         .iter()
         .map(|endpoint| {
@@ -316,7 +318,8 @@ fn model_rows(agent: &Agent) -> Vec<Value> {
 }
 
 fn auth_status(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
-    let mut inline: Vec<_> = agent.0.settings.models.iter().filter(|endpoint| endpoint.key.is_some()).collect();
+    let settings = agent.settings();
+    let mut inline: Vec<_> = settings.models.iter().filter(|endpoint| endpoint.key.is_some()).collect();
     inline.dedup_by_key(|endpoint| endpoint.provider.as_str());
     let inline: Vec<_> = inline.iter().map(|endpoint| endpoint.provider.as_str()).collect();
     let now = call.now();
@@ -335,7 +338,7 @@ fn set_api_key(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
     let Params { provider, api_key, profile_id, agent_id } = call.params()?;
     check_agent(agent_id.as_deref())?;
     let (now, profiles) = (call.now(), agent.0.profiles.clone());
-    let known = agent.0.settings.models.iter().any(|endpoint| endpoint.provider == provider);
+    let known = agent.settings().models.iter().any(|endpoint| endpoint.provider == provider);
     call.spawn(async move {
         let key = Secret::new(api_key.trim());
         let profile_id = profiles.set(&provider, profile_id.as_deref(), key, now).await?;
@@ -549,7 +552,7 @@ impl Agent {
     }
 
     /// Stops the runs of a session and waits for their end, for a while.
-    async fn settle(&self, key: &SessionKey) {
+    pub async fn settle(&self, key: &SessionKey) {
         for run_id in self.stop(key, None, "aborted") {
             let _ = self.wait(&run_id, Duration::from_secs(5)).await;
         }

@@ -17,6 +17,7 @@
 //! Where to start reading: [`run`] (a run from beginning to end), [`context`], [`tools`], [`providers`], [`record`].
 
 pub mod context;
+pub mod media;
 pub mod methods;
 pub mod profiles;
 pub mod providers;
@@ -27,9 +28,12 @@ mod tests;
 pub mod tools;
 
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 pub use record::{Asked, End, Outcome, Route, SCHEMA, Taken};
@@ -40,7 +44,7 @@ use crate::nodes::Nodes;
 use crate::outgoing::Outgoing;
 use crate::rpc::error::RpcError;
 use crate::sessions::key::SessionKey;
-use crate::sessions::message::{Message, Usage};
+use crate::sessions::message::{Block, Message, Usage};
 use crate::sessions::{Origin, Sessions};
 use crate::store::{Change, Store, StoreError, Tx};
 use crate::task;
@@ -103,10 +107,39 @@ struct Lanes {
     by_id: HashMap<String, Arc<Live>>,
 }
 
-/// Takes down, inside the transaction that ends a run, what is to be sent to where it came from. What it returns is
-/// called when that is on disk.
-pub type Deliver =
-    dyn Fn(&Tx<'_>, &str, &Route, &Outcome, UnixMs) -> Result<Box<dyn FnOnce() + Send>, RpcError> + Send + Sync;
+/// Where people write from, as the agent sees it.
+pub trait Channel: Send + Sync {
+    /// Takes down, inside the transaction that ends a run, what is to be sent to where it came from: what the model said,
+    /// and the pictures it shows. What this returns is called when that is on disk.
+    ///
+    /// # Errors
+    /// It can't be written.
+    fn deliver(
+        &self,
+        tx: &Tx<'_>,
+        run_id: &str,
+        route: &Route,
+        answer: Answer<'_>,
+        now: UnixMs,
+    ) -> Result<Box<dyn FnOnce() + Send>, RpcError>;
+
+    /// Fetches a picture that came with a message; the error says why there is none, for the model.
+    fn fetch<'a>(&'a self, route: &'a Route, picture: &'a str) -> Fetching<'a>;
+}
+
+/// A picture on its way.
+pub type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Block, String>> + Send + 'a>>;
+
+/// What is to be sent at the end of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// How it ended.
+    pub outcome: &'a Outcome,
+    /// What the model said, without the lines that show pictures.
+    pub text: &'a str,
+    /// Those pictures.
+    pub pictures: &'a [Block],
+}
 
 /// Handle to the agent. Cheap to clone.
 #[derive(Clone)]
@@ -119,12 +152,12 @@ struct Inner {
     approvals: Approvals,
     outgoing: Outgoing,
     profiles: Profiles,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     runtime: tokio::runtime::Handle,
     lanes: Mutex<Lanes>,
     /// Providers that rest after a failure, and until when.
     resting: Mutex<HashMap<String, Instant>>,
-    deliver: OnceLock<Box<Deliver>>,
+    channel: OnceLock<Box<dyn Channel>>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -210,18 +243,28 @@ impl Agent {
             approvals,
             outgoing,
             profiles,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             runtime,
             lanes: Mutex::default(),
             resting: Mutex::default(),
-            deliver: OnceLock::new(),
+            channel: OnceLock::new(),
         }))
     }
 
     /// Says who takes answers to channels. Once, before [`Agent::resume`].
-    pub fn on_answer(&self, deliver: Box<Deliver>) {
+    pub fn set_channel(&self, channel: Box<dyn Channel>) {
         // A second one would be a defect of the composition; the first stands.
-        let _ = self.0.deliver.set(deliver);
+        let _ = self.0.channel.set(channel);
+    }
+
+    /// Takes other settings: from the next question to a model on. A run that goes on keeps the time it has.
+    pub fn set_settings(&self, settings: Settings) {
+        self.0.settings.store(Arc::new(settings));
+    }
+
+    /// What the operator has set.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.0.settings.load_full()
     }
 
     /// Goes on with the runs that had not ended when the process did. Blocks for the reading.
@@ -347,7 +390,7 @@ impl Agent {
 
     /// Whether `name` is a model that can be asked: `provider/model`, or the model's id alone. Gives the full name.
     pub fn model_named(&self, name: &str) -> Option<String> {
-        let models = &self.0.settings.models;
+        let models = &self.settings().models;
         let found = models.iter().find(|endpoint| endpoint.full_name() == name);
         found.or_else(|| models.iter().find(|endpoint| endpoint.model.id == name)).map(Endpoint::full_name)
     }
@@ -355,6 +398,19 @@ impl Agent {
     /// Where runs, and whatever else may be slow, are done.
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         &self.0.runtime
+    }
+
+    /// Whether there is a run of this id that has not ended, as the transaction sees it.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn is_open_in(&self, tx: &Tx<'_>, id: &str) -> Result<bool, StoreError> {
+        record::is_open(tx, id)
+    }
+
+    /// What a run that is under way has said so far of its answer.
+    pub fn said_so_far(&self, key: &SessionKey, id: &str) -> Option<String> {
+        self.0.sessions.in_flight(key).filter(|run| run.run_id == id).map(|run| run.text)
     }
 
     /// Stops a run, or all runs of a session, at once: also those that wait. Returns the ids of those that were stopped.
@@ -418,7 +474,7 @@ impl Agent {
 
     /// The models to ask and the keys to ask them with, best first; what rests comes last.
     fn candidates(&self, own: Option<&str>, now: UnixMs) -> Vec<Candidate> {
-        let settings = &self.0.settings;
+        let settings = self.settings();
         let named = |endpoint: &&Endpoint| own == Some(&*endpoint.full_name());
         let mut models: Vec<&Endpoint> = settings.models.iter().filter(named).collect();
         for endpoint in settings.order.iter().filter_map(|at| settings.models.get(*at)) {

@@ -58,6 +58,9 @@ pub struct Route {
     /// Which message it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<i64>,
+    /// Pictures that came with the message, in the channel's terms: fetched there when the run begins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pictures: Vec<String>,
 }
 
 /// What is asked of the agent.

@@ -1,4 +1,6 @@
-//! One run from its beginning to its end. Start at [`drive`].
+//! One run from its beginning to its end. Start at [`drive`]; [`end`] stores how it ended, and tells.
+
+mod end;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -6,10 +8,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::context;
+use super::media::{self, MAX_IMAGES};
 use super::profiles::Credential;
 use super::providers::reply::{Reply, Stop};
 use super::providers::{self, Ask, Endpoint, Failure, FailureKind, Next};
-use super::record::{self, End, Outcome};
+use super::record::{self, End};
 use super::tools::{self, Plan, Tool};
 use super::{Agent, Candidate, Live, MAX_RUN_TOKENS, MAX_TOOL_CALLS, MAX_TURNS};
 use crate::approvals::{Approvals, Command, Decision};
@@ -19,7 +22,7 @@ use crate::rpc::catalog::Event;
 use crate::rpc::error::RpcError;
 use crate::secret::SecretHash;
 use crate::sessions::InFlight;
-use crate::sessions::message::{Block, Message, Usage};
+use crate::sessions::message::{Block, Message};
 use crate::sessions::record::Entry;
 use crate::store::Change;
 
@@ -27,10 +30,10 @@ use crate::store::Change;
 const DELTA_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of text up to which every delta also carries all that was said before it.
 const SNAPSHOT_BYTES: usize = 32 * 1024;
+/// Bytes of text up to which whoever has missed a delta gets all of it at once; beyond that the end says it all.
+const WHOLE_BYTES: usize = 256 * 1024;
 /// Messages of a session that are read for a run.
 const MAX_MESSAGES: usize = 2000;
-/// Tries to store the end of a run: without it the run would begin again at the next start.
-const END_TRIES: u32 = 5;
 
 /// Why a run stops before the model has said its last word.
 #[derive(Debug)]
@@ -102,8 +105,8 @@ pub(super) async fn drive(agent: &Agent, live: &Arc<Live>) {
     agent.0.sessions.set_in_flight(&live.key, Some(InFlight { run_id: live.id.clone(), text: String::new() }));
     let started = UnixMs::now();
     course.lifecycle(&json!({"phase": "start", "startedAt": started}));
-    let limit = live.asked.timeout_ms.map_or(agent.0.settings.timeout, Duration::from_millis);
-    let limit = limit.min(agent.0.settings.timeout);
+    let most = agent.settings().timeout;
+    let limit = live.asked.timeout_ms.map_or(most, Duration::from_millis).min(most);
     let mut stop = live.stop.subscribe();
     let result = tokio::select! {
         biased;
@@ -189,7 +192,7 @@ impl Course<'_> {
         let (sessions, live) = (&self.agent.0.sessions, self.live);
         if !live.began {
             let (id, key, origin) = (live.id.clone(), live.key.clone(), live.origin.clone());
-            let (message, handle) = (live.asked.message.clone(), sessions.clone());
+            let (message, handle) = (self.with_pictures().await, sessions.clone());
             let began = self
                 .agent
                 .0
@@ -220,6 +223,20 @@ impl Course<'_> {
             self.append(results.collect()).await?;
         }
         Ok(())
+    }
+
+    /// The run's message with the pictures that came with it; of one that can't be had, why.
+    async fn with_pictures(&self) -> Message {
+        let mut asked = self.live.asked.message.clone();
+        let (Some(route), Some(channel)) = (&self.live.asked.route, self.agent.0.channel.get()) else { return asked };
+        let Message::User { content, .. } = &mut asked else { return asked };
+        for picture in route.pictures.iter().take(MAX_IMAGES) {
+            content.push(match channel.fetch(route, picture).await {
+                Ok(block) => block,
+                Err(why) => Block::Text { text: format!("[media unavailable: {why}]") },
+            });
+        }
+        asked
     }
 
     /// Appends to the transcript, and to what the model will see.
@@ -268,7 +285,11 @@ impl Course<'_> {
                         ),
                     )
                 }),
-                Some(fitting) => self.attempts(&endpoint, &credential, has_other_key, &system, fitting, &specs).await,
+                Some(fitting) => {
+                    let takes_pictures = endpoint.model.input.iter().any(|kind| kind == "image");
+                    let fitting = context::with_pictures(fitting, takes_pictures);
+                    self.attempts(&endpoint, &credential, has_other_key, &system, &fitting, &specs).await
+                }
             };
             self.messages = messages;
             match result {
@@ -388,14 +409,24 @@ impl Course<'_> {
         if replace {
             chat["replace"] = json!(true);
         }
-        let mut said = json!({"delta": more});
-        if self.shown.len() <= SNAPSHOT_BYTES {
-            said["text"] = json!(self.shown);
+        let is_short = self.shown.len() <= SNAPSHOT_BYTES;
+        if is_short {
             chat["message"] = json!({"role": "assistant", "content": [{"type": "text", "text": self.shown}],
                 "timestamp": UnixMs::now()});
         }
-        sessions.send(&live.key, Event::CHAT_DELTA, &chat);
-        self.agent_event("assistant", &said);
+        let said = &self.shown;
+        let whole = || {
+            let mut whole = chat.clone();
+            whole["deltaText"] = json!(said);
+            whole["replace"] = json!(true);
+            whole
+        };
+        sessions.send_delta(&live.key, &chat, || (said.len() <= WHOLE_BYTES).then(whole));
+        let mut data = json!({"delta": more});
+        if is_short {
+            data["text"] = json!(self.shown);
+        }
+        self.agent_event("assistant", &data);
         true
     }
 
@@ -409,7 +440,7 @@ impl Course<'_> {
             Plan::Say(said, is_error) => (text(said), is_error),
             Plan::Invoke { node_id, command, params, timeout_ms } => {
                 match self.agent.0.nodes.call(&node_id, &command, &params, timeout_ms, &key).await {
-                    Ok(payload) => (text(payload.to_string()), false),
+                    Ok(payload) => (media::result(payload), false),
                     Err(error) => (text(error), true),
                 }
             }
@@ -431,20 +462,15 @@ impl Course<'_> {
     /// Asks for an approval, waits for it, and runs exactly what was approved.
     async fn exec(&self, command: Command, timeout_ms: u64, key: &str) -> Result<Value, String> {
         let approvals = &self.agent.0.approvals;
-        let (id, _) = approvals
-            .request(None, command.clone(), None, UnixMs::now())
-            .map_err(|error| error.message.into_owned())?;
-        // Also when the run is stopped while a person thinks about it.
-        let withdrawn = Withdraw { approvals, id: &id };
-        match approvals.wait(&id).await {
-            Some(Decision::AllowOnce) => {}
-            Some(Decision::Deny) => return Err("the command was not approved: a person said no".to_owned()),
-            None => return Err("the command was not approved: nobody decided in time".to_owned()),
-        }
-        if !approvals.take(&id, &command, UnixMs::now()) {
-            return Err("the approval is used up, or was for another command".to_owned());
-        }
-        drop(withdrawn);
+        let refused = |error: RpcError| error.message.into_owned();
+        let standing = approvals.standing(&command, UnixMs::now()).await.map_err(refused)?;
+        let id = match standing {
+            Some(grant) => {
+                tracing::info!(run = %self.live.id, %grant, "a command runs by a standing grant");
+                grant
+            }
+            None => self.approved(&command).await?,
+        };
         let mut params = json!({"command": command.command_argv, "runId": id, "timeoutMs": timeout_ms,
             "agentId": "main", "sessionKey": self.live.key.as_str()});
         if let Some(cwd) = &command.cwd {
@@ -452,6 +478,26 @@ impl Course<'_> {
         }
         let node_id = command.node_id.unwrap_or_default();
         self.agent.0.nodes.run_approved(&node_id, &params, timeout_ms.saturating_add(5000), key).await
+    }
+
+    /// Asks a person, and waits. Gives the id of the approval, which is used up.
+    async fn approved(&self, command: &Command) -> Result<String, String> {
+        let approvals = &self.agent.0.approvals;
+        let (id, _) = approvals
+            .request(None, command.clone(), None, UnixMs::now())
+            .map_err(|error| error.message.into_owned())?;
+        // Also when the run is stopped while a person thinks about it.
+        let withdrawn = Withdraw { approvals, id: &id };
+        match approvals.wait(&id).await {
+            Some(Decision::AllowOnce | Decision::AllowAlways) => {}
+            Some(Decision::Deny) => return Err("the command was not approved: a person said no".to_owned()),
+            None => return Err("the command was not approved: nobody decided in time".to_owned()),
+        }
+        if !approvals.take(&id, command, UnixMs::now()) {
+            return Err("the approval is used up, or was for another command".to_owned());
+        }
+        drop(withdrawn);
+        Ok(id)
     }
 
     fn system(&self) -> String {
@@ -465,148 +511,6 @@ impl Course<'_> {
             system.push_str(extra);
         }
         system
-    }
-
-    /// Stores the end, then tells of it.
-    async fn finish(mut self, result: Result<LastWord, Halt>, started: UnixMs) {
-        let ended_at = UnixMs::now();
-        let (message, outcome, kind) = match result {
-            Ok(LastWord { message, stop }) => {
-                let outcome = Outcome {
-                    end: End::Done,
-                    stop_reason: stop.as_str().to_owned(),
-                    error: None,
-                    text: message.text(),
-                    ended_at,
-                };
-                (Some(message), outcome, "unknown")
-            }
-            Err(halt) => {
-                let text = std::mem::take(&mut self.shown);
-                let message = (!text.is_empty()).then(|| partial(&text, &halt, ended_at));
-                let outcome = Outcome {
-                    end: halt.end,
-                    stop_reason: halt.stop_reason.to_owned(),
-                    error: halt.error,
-                    text,
-                    ended_at,
-                };
-                (message, outcome, halt.kind)
-            }
-        };
-        let stored = self.store_end(message, &outcome).await;
-        let outcome = match stored {
-            Ok(()) => outcome,
-            Err(error) => {
-                tracing::error!(run = %self.live.id, %error, "the end of a run was not stored; it goes on at the next start");
-                let error = Some(format!("the end of the run could not be stored: {error}"));
-                Outcome { end: End::Failed, stop_reason: "storage".to_owned(), error, ..outcome }
-            }
-        };
-        self.agent.0.sessions.set_in_flight(&self.live.key, None);
-        self.tell_end(&outcome, kind, started);
-        self.agent.0.sessions.changed(&self.live.key, "agent.run.ended");
-        self.live.end.send_replace(Some(outcome));
-    }
-
-    async fn store_end(&self, message: Option<Message>, outcome: &Outcome) -> Result<(), String> {
-        let mut last = String::new();
-        for attempt in 0..END_TRIES {
-            if attempt > 0 {
-                tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
-            }
-            match self.try_store_end(message.clone(), outcome.clone()).await {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error.message.into_owned(),
-            }
-        }
-        Err(last)
-    }
-
-    /// The last answer, the state and what is to be sent: together or not at all.
-    async fn try_store_end(&self, message: Option<Message>, outcome: Outcome) -> Result<(), RpcError> {
-        let (agent, live) = (self.agent.clone(), self.live);
-        let (id, key, origin, route) =
-            (live.id.clone(), live.key.clone(), live.origin.clone(), live.asked.route.clone());
-        let mut messages: Vec<Message> = match outcome.end {
-            End::Done => Vec::new(),
-            // Every call has a result, so that the next turn of the session is a whole one.
-            End::Failed | End::Aborted => unanswered(&self.messages)
-                .iter()
-                .map(|(call_id, name)| interrupted(call_id, name, "The run ended before this tool had answered."))
-                .collect(),
-        };
-        messages.extend(message);
-        let session_is_there = agent.0.sessions.get(&key).is_some();
-        agent
-            .clone()
-            .0
-            .store
-            .write(move |tx| {
-                if !record::is_open(tx, &id)? {
-                    return Ok::<_, RpcError>(Change::of(()));
-                }
-                record::end(tx, &id, &outcome)?;
-                let sent = match (route, agent.0.deliver.get()) {
-                    (Some(route), Some(deliver)) => Some(deliver(tx, &id, &route, &outcome, outcome.ended_at)?),
-                    _ => None,
-                };
-                let status = match (outcome.end, outcome.stop_reason.as_str()) {
-                    (End::Done, _) => "done",
-                    (End::Aborted, _) => "killed",
-                    (End::Failed, "timeout") => "timeout",
-                    (End::Failed, _) => "failed",
-                };
-                // One that was deleted in the meantime does not come back by the end of its run.
-                let appended = if session_is_there {
-                    let change = |session: &mut crate::sessions::record::Session| {
-                        session.status = Some(status.to_owned());
-                        session.last_run_error.clone_from(&outcome.error);
-                        session.last_activity_at = Some(outcome.ended_at);
-                    };
-                    let of_run = (&messages[..], Some(id.as_str()));
-                    Some(agent.0.sessions.append_of_run_in(tx, &key, &origin, of_run, change, outcome.ended_at)?)
-                } else {
-                    None
-                };
-                Ok(Change::of(()).publish(move || {
-                    if let Some(appended) = appended {
-                        agent.0.sessions.show(appended);
-                    }
-                    if let Some(sent) = sent {
-                        sent();
-                    }
-                }))
-            })
-            .await
-    }
-
-    fn tell_end(&mut self, outcome: &Outcome, kind: &str, started: UnixMs) {
-        let live = self.live;
-        self.chat_seq += 1;
-        let mut chat = json!({"runId": live.id, "sessionKey": live.key.as_str(), "agentId": live.key.agent(),
-            "seq": self.chat_seq, "stopReason": outcome.stop_reason});
-        if !outcome.text.is_empty() {
-            chat["message"] = json!({"role": "assistant", "content": [{"type": "text", "text": outcome.text}],
-                "timestamp": outcome.ended_at});
-        }
-        match outcome.end {
-            End::Done => chat["state"] = json!("final"),
-            End::Aborted => chat["state"] = json!("aborted"),
-            End::Failed => {
-                chat["state"] = json!("error");
-                chat["errorMessage"] = json!(outcome.error);
-                chat["errorKind"] = json!(kind);
-            }
-        }
-        self.agent.0.sessions.hub().broadcast(Event::CHAT, &chat);
-        let phase = if outcome.end == End::Failed { "error" } else { "end" };
-        let mut data = json!({"phase": phase, "startedAt": started, "endedAt": outcome.ended_at,
-            "stopReason": outcome.stop_reason, "aborted": outcome.end == End::Aborted});
-        if let Some(error) = &outcome.error {
-            data["error"] = json!(error);
-        }
-        self.lifecycle(&data);
     }
 
     fn envelope(&mut self, stream: &str, data: &Value) -> Value {
@@ -657,20 +561,6 @@ fn said(endpoint: &Endpoint, reply: &Reply, error_message: Option<String>) -> La
         timestamp: UnixMs::now(),
     };
     LastWord { message, stop }
-}
-
-/// What the model had said when the run was stopped.
-fn partial(text: &str, halt: &Halt, timestamp: UnixMs) -> Message {
-    Message::Assistant {
-        content: vec![Block::Text { text: text.to_owned() }],
-        api: String::new(),
-        provider: String::new(),
-        model: String::new(),
-        usage: Usage::default(),
-        stop_reason: if halt.end == End::Aborted { "aborted" } else { "error" }.to_owned(),
-        error_message: halt.error.clone(),
-        timestamp,
-    }
 }
 
 /// The calls of the last answer that have no result: id and name.

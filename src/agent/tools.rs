@@ -216,6 +216,10 @@ pub fn plan(tools: &[Tool], nodes: &[Callable], name: &str, arguments: &Value) -
 }
 
 fn invoke(nodes: &[Callable], node: Option<&str>, command: &str, params: Value, timeout_ms: u64) -> Plan {
+    // What runs programs is `exec`, which asks a person; under its own name it would run unasked.
+    if command.trim().to_ascii_lowercase().starts_with("system.run") {
+        return Plan::Say(format!("{command} is not invoked: use exec, and a person is asked"), true);
+    }
     match pick(nodes, node, Some(command)) {
         Ok(node) => Plan::Invoke { node_id: node.id.clone(), command: command.to_owned(), params, timeout_ms },
         Err(why) => Plan::Say(why, true),
@@ -314,6 +318,8 @@ mod tests {
             ("exec", json!({"command": ["ls"], "node": "phone"}), "no connected node is called"),
             ("nodes", json!({"action": "dance"}), "action must be"),
             ("nodes", json!({"action": "invoke"}), "needs a command"),
+            ("nodes", json!({"action": "invoke", "node": "aa", "command": "system.run"}), "use exec"),
+            ("nodes", json!({"action": "invoke", "node": "aa", "command": " System.run "}), "use exec"),
             ("nodes", json!({"action": "describe"}), "several nodes"),
         ] {
             assert!(matches!(planned(name, arguments), Plan::Say(said, true) if said.contains(why)), "{name}: {why}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::grants::Grant;
 use super::{Approvals, Command, Decision};
 use crate::hub::Connection;
 use crate::rpc::dispatch::{Call, Method, Outcome};
@@ -17,10 +18,16 @@ pub const METHODS: &[Method<Approvals>] = &[
     Method { name: "exec.approval.list", handler: list },
     Method { name: "exec.approval.resolve", handler: resolve },
     Method { name: "exec.approval.waitDecision", handler: wait },
+    Method { name: "exec.approval.grants.list", handler: grants_list },
+    Method { name: "exec.approval.grants.revoke", handler: grants_revoke },
     Method { name: "plugin.approval.list", handler: none },
     Method { name: "openclaw.approval.list", handler: none },
 ];
 
+/// Days that a grant may be given for.
+const MAX_GRANT_DAYS: u64 = 3650;
+/// Grants of one list.
+const MAX_GRANT_ROWS: usize = 500;
 /// Bytes of a command, all arguments together.
 const MAX_COMMAND_BYTES: usize = 16 * 1024;
 
@@ -89,28 +96,66 @@ fn list(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
 
 fn resolve(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
     #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Params {
         id: String,
         decision: String,
+        grant_expires_in_days: Option<u64>,
     }
-    let Params { id, decision } = call.params()?;
+    let Params { id, decision, grant_expires_in_days: days } = call.params()?;
+    if days.is_some_and(|days| !(1..=MAX_GRANT_DAYS).contains(&days)) {
+        return Err(RpcError::invalid(format!(
+            "invalid exec.approval.resolve params: at grantExpiresInDays: must be 1 to {MAX_GRANT_DAYS}"
+        )));
+    }
+    let (by, now) = (shown(call.caller()), call.now());
     let decision = match decision.as_str() {
         "allow-once" => Decision::AllowOnce,
         "deny" => Decision::Deny,
         "allow-always" => {
-            return Err(RpcError::invalid(
-                "this gateway keeps no standing approvals: an approval is good once; decide allow-once or deny",
-            ));
+            let approvals = approvals.clone();
+            return call.spawn(async move {
+                approvals.grant(&id, &by, days, now).await?;
+                Ok(json!({"ok": true}))
+            });
         }
         _ => {
             return Err(RpcError::invalid(
-                "invalid exec.approval.resolve params: at decision: must be allow-once or deny",
+                "invalid exec.approval.resolve params: at decision: must be allow-once, allow-always or deny",
             ));
         }
     };
-    let by = shown(call.caller());
-    approvals.resolve(&id, decision, &by, call.now())?;
+    approvals.resolve(&id, decision, &by, now)?;
     call.answer(&json!({"ok": true}))
+}
+
+fn grants_list(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    struct Params {
+        limit: Option<usize>,
+    }
+    let Params { limit } = call.params()?;
+    let approvals = approvals.clone();
+    call.spawn(async move {
+        let grants = approvals.grants().await?;
+        let limit = limit.unwrap_or(MAX_GRANT_ROWS).clamp(1, MAX_GRANT_ROWS);
+        Ok(json!({"grants": grants.iter().take(limit).map(Grant::row).collect::<Vec<_>>()}))
+    })
+}
+
+fn grants_revoke(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params {
+        grant_id: String,
+    }
+    let Params { grant_id } = call.params()?;
+    let (approvals, by, now) = (approvals.clone(), shown(call.caller()), call.now());
+    call.spawn(async move {
+        let outcome = approvals.revoke(grant_id.clone(), by, now).await?;
+        tracing::info!(grant = %grant_id, outcome, "a standing grant was to be revoked");
+        Ok(json!({"outcome": outcome}))
+    })
 }
 
 /// Who has decided, for people.

@@ -1,17 +1,20 @@
-//! Approvals: a person's word for one command, given once, good for that command and for a short time.
+//! Approvals: a person's word for one command, given once, good for that command and for a short time; or, where the
+//! person says so, for that very command until it is revoked ([`grants`]).
 //!
 //! The handle is [`Approvals`]. Whoever wants to run something asks ([`Approvals::request`]) with a [`Command`]; those
 //! who may approve hear of it and decide ([`methods`]); whoever runs it then takes the approval
 //! ([`Approvals::take`]) with the very same command: another argument, another folder, another node, a second time or
-//! too late, and there is none. Approvals live in memory: what a restart cuts off was not approved.
+//! too late, and there is none. Approvals live in memory: what a restart cuts off was not approved. Standing grants are on
+//! disk, and looked at before anybody is asked ([`Approvals::standing`]).
 
+pub mod grants;
 pub mod methods;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -21,6 +24,7 @@ use crate::id;
 use crate::rpc::catalog::Event;
 use crate::rpc::error::{ErrorCode, RpcError};
 use crate::secret::SecretHash;
+use crate::store::{Change, Store, StoreError};
 
 /// Requests that may be known at a time, decided ones included.
 const MAX_REQUESTS: usize = 256;
@@ -31,7 +35,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(1800);
 const KEEP_MS: u64 = 60_000;
 
 /// What is to be run, as it is shown and as it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Command {
     /// Program and arguments, each as the program gets it.
@@ -70,6 +74,8 @@ impl Command {
 pub enum Decision {
     /// It may run, once.
     AllowOnce,
+    /// It may run, now and whenever it is asked for again.
+    AllowAlways,
     /// It may not.
     Deny,
 }
@@ -79,6 +85,7 @@ impl Decision {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AllowOnce => "allow-once",
+            Self::AllowAlways => "allow-always",
             Self::Deny => "deny",
         }
     }
@@ -115,13 +122,14 @@ pub struct Approvals(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     hub: Hub,
+    store: Store,
     requests: Mutex<HashMap<String, Request>>,
 }
 
 impl Approvals {
-    /// None yet.
-    pub fn new(hub: Hub) -> Self {
-        Self(Arc::new(Inner { hub, requests: Mutex::default() }))
+    /// None yet but the grants in `store`, which must have been opened with [`grants::SCHEMA`].
+    pub fn new(store: Store, hub: Hub) -> Self {
+        Self(Arc::new(Inner { hub, store, requests: Mutex::default() }))
     }
 
     fn requests(&self) -> MutexGuard<'_, HashMap<String, Request>> {
@@ -183,15 +191,59 @@ impl Approvals {
     /// # Errors
     /// There is none, it has lapsed, or it is decided already.
     pub fn resolve(&self, id: &str, decision: Decision, by: &str, now: UnixMs) -> Result<(), RpcError> {
+        self.claim(id, now)?;
+        self.settle(id, decision, by, now);
+        Ok(())
+    }
+
+    /// Decides that a command may run now and whenever it is asked for again, for `days` or until that is revoked. Nobody
+    /// hears of it before it is on disk.
+    ///
+    /// # Errors
+    /// As [`Approvals::resolve`]; the command is for no node; too many grants stand; or it can't be written. Then the
+    /// request goes on waiting.
+    pub async fn grant(&self, id: &str, by: &str, days: Option<u64>, now: UnixMs) -> Result<(), RpcError> {
+        let command = self.claim(id, now)?;
+        if command.node_id.is_none() {
+            self.unclaim(id);
+            return Err(RpcError::invalid("this command is for no node: it can be allowed once, not always"));
+        }
+        let expires_at = days.map(|days| now.plus(days.saturating_mul(24 * 3600 * 1000)));
+        let (minted_by, given_by) = (id.to_owned(), by.to_owned());
+        let give = move |tx: &crate::store::Tx<'_>| {
+            grants::give(tx, &minted_by, &command, &given_by, expires_at, now).map(Change::of)
+        };
+        if let Err(error) = self.0.store.write(give).await {
+            self.unclaim(id);
+            return Err(error);
+        }
+        self.settle(id, Decision::AllowAlways, by, now);
+        Ok(())
+    }
+
+    /// Takes a request that waits for deciding: nobody else decides about it.
+    fn claim(&self, id: &str, now: UnixMs) -> Result<Command, RpcError> {
+        let mut requests = self.requests();
+        let request = requests.get_mut(id).filter(|request| request.is_pending(now)).ok_or_else(|| {
+            RpcError::new(
+                ErrorCode::NotFound,
+                "no approval of this id waits; it may have lapsed, or be decided already",
+            )
+        })?;
+        request.decided_at = Some(now);
+        Ok(request.command.clone())
+    }
+
+    fn unclaim(&self, id: &str) {
+        if let Some(request) = self.requests().get_mut(id) {
+            request.decided_at = None;
+        }
+    }
+
+    fn settle(&self, id: &str, decision: Decision, by: &str, now: UnixMs) {
         let row = {
             let mut requests = self.requests();
-            let request = requests.get_mut(id).filter(|request| request.is_pending(now)).ok_or_else(|| {
-                RpcError::new(
-                    ErrorCode::NotFound,
-                    "no approval of this id waits; it may have lapsed, or be decided already",
-                )
-            })?;
-            request.decided_at = Some(now);
+            let Some(request) = requests.get_mut(id) else { return };
             request.decided.send_replace(Some(decision));
             let mut row = request.row(id);
             row["decision"] = json!(decision.as_str());
@@ -201,7 +253,39 @@ impl Approvals {
         };
         tracing::info!(approval = id, decision = decision.as_str(), ?by, "an approval was decided");
         self.0.hub.broadcast(Event::EXEC_APPROVAL_RESOLVED, &row);
-        Ok(())
+    }
+
+    /// Uses the standing grant of a command, where there is one: its id. The use is on disk.
+    ///
+    /// # Errors
+    /// It can't be written: nothing may run.
+    pub async fn standing(&self, command: &Command, now: UnixMs) -> Result<Option<String>, RpcError> {
+        let command = command.clone();
+        self.0.store.write(move |tx| grants::take(tx, &command, now).map(Change::of)).await
+    }
+
+    /// The grants, the latest first: also those that have lapsed or were revoked lately.
+    ///
+    /// # Errors
+    /// They can't be read.
+    pub async fn grants(&self) -> Result<Vec<grants::Grant>, StoreError> {
+        self.0.store.read(grants::all).await
+    }
+
+    /// Revokes a grant: `revoked`, `already-revoked` or `not-found`.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub async fn revoke(&self, grant_id: String, by: String, now: UnixMs) -> Result<&'static str, RpcError> {
+        self.0.store.write(move |tx| grants::revoke(tx, &grant_id, &by, now).map(Change::of)).await
+    }
+
+    /// Forgets grants that have not stood for long. To be called now and then.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub async fn tend(&self, now: UnixMs) -> Result<(), StoreError> {
+        self.0.store.write(move |tx| grants::purge(tx, now).map(Change::of)).await
     }
 
     /// Uses an approval up: true once, for the command it was given for, while it is fresh.
@@ -209,7 +293,7 @@ impl Approvals {
         let mut requests = self.requests();
         let Some(request) = requests.get_mut(id) else { return false };
         let is_fresh = request.decided_at.is_some_and(|at| now.since(at) < KEEP_MS);
-        let is_allowed = *request.decided.borrow() == Some(Decision::AllowOnce);
+        let is_allowed = matches!(*request.decided.borrow(), Some(Decision::AllowOnce | Decision::AllowAlways));
         let is_same = request.command.binding() == command.binding();
         is_allowed && is_fresh && is_same && !std::mem::replace(&mut request.taken, true)
     }
@@ -237,7 +321,55 @@ mod tests {
     }
 
     fn approvals() -> Approvals {
-        Approvals::new(Hub::new(1 << 20, 1 << 24))
+        let store = Store::open_in_memory(&[grants::SCHEMA]).unwrap();
+        Approvals::new(store, Hub::new(1 << 20, 1 << 24))
+    }
+
+    #[tokio::test]
+    async fn a_grant_stands_for_the_very_command_until_it_lapses_or_is_revoked() {
+        let approvals = approvals();
+        let ls =
+            Command { cwd: Some("/tmp".into()), session_key: Some("agent:main:main".into()), ..command(&["ls", "-l"]) };
+        let given = async |id: &str, days| {
+            approvals.request(Some(id.into()), ls.clone(), None, NOW).unwrap();
+            approvals.grant(id, "op", days, NOW).await.unwrap();
+            assert!(approvals.take(id, &ls, NOW), "it runs now");
+        };
+        given("a", None).await;
+        let standing = async |command: &Command, now| approvals.standing(command, now).await.unwrap();
+        let years_later = NOW.plus(10 * 365 * 24 * 3600 * 1000);
+        let elsewhere = Command { session_key: Some("agent:main:other".into()), ..ls.clone() };
+        assert!(standing(&ls, NOW).await.is_some() && standing(&elsewhere, years_later).await.is_some());
+        for other in [
+            Command { command_argv: vec!["ls".into(), "-la".into()], ..ls.clone() },
+            Command { command_argv: vec!["ls -l".into()], ..ls.clone() },
+            Command { cwd: Some("/".into()), ..ls.clone() },
+            Command { cwd: None, ..ls.clone() },
+            Command { node_id: Some("bb".into()), ..ls.clone() },
+        ] {
+            assert_eq!(standing(&other, NOW).await, None, "{other:?}");
+        }
+        let grants = approvals.grants().await.unwrap();
+        assert_eq!((grants.len(), grants[0].use_count, grants[0].last_used_at), (1, 2, Some(years_later)));
+        let revoke = async |id: &str| approvals.revoke(id.to_owned(), "op".into(), NOW).await.unwrap();
+        assert_eq!(revoke(&grants[0].id).await, "revoked");
+        assert_eq!(revoke(&grants[0].id).await, "already-revoked");
+        assert_eq!(revoke("other").await, "not-found");
+        assert_eq!(standing(&ls, NOW).await, None);
+        given("b", Some(1)).await;
+        assert!(standing(&ls, NOW.plus(24 * 3600 * 1000 - 1)).await.is_some());
+        assert_eq!(standing(&ls, NOW.plus(24 * 3600 * 1000)).await, None);
+        approvals.tend(NOW.plus(40 * 24 * 3600 * 1000)).await.unwrap();
+        assert!(approvals.grants().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_command_for_no_node_is_not_allowed_always() {
+        let approvals = approvals();
+        let local = Command { node_id: None, ..command(&["ls"]) };
+        approvals.request(Some("a".into()), local, None, NOW).unwrap();
+        assert!(approvals.grant("a", "op", None, NOW).await.is_err());
+        approvals.resolve("a", Decision::AllowOnce, "op", NOW).unwrap();
     }
 
     #[test]

@@ -33,6 +33,10 @@ impl Origin {
             "file" if authority.is_empty() => return Some(Self { scheme: scheme.into(), authority: Box::default() }),
             _ => None,
         };
+        // Space around a header's value is no part of it; inside an origin there is none.
+        if !authority.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return None;
+        }
         let host = Host::parse(authority)?;
         let mut authority = authority.to_ascii_lowercase();
         if host.port().is_some() && host.port() == default_port {
@@ -210,6 +214,9 @@ mod tests {
             "https://a.example:",
             "https://a.example:0x50",
             "https://a b",
+            "http://\tlocalhost",
+            "http:// localhost",
+            "http://localhost\u{a0}",
             "https://a.example, https://b.example",
             "1http://a.example",
         ] {

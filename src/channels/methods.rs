@@ -33,21 +33,25 @@ fn iso(at: UnixMs) -> String {
 
 impl Channels {
     async fn status(&self, now: UnixMs) -> Result<Value, RpcError> {
-        let configured = self.0.telegram.is_some() || self.0.telegram_error.is_some();
-        if !configured {
+        let (account, error) = (self.telegram(), self.telegram_error());
+        if account.is_none() && error.is_none() {
             return Ok(json!({"ts": now, "channelOrder": [], "channelLabels": {}, "channels": {},
                 "channelAccounts": {}, "channelDefaultAccountId": {}}));
         }
         let [waiting, failed, unknown] = self.store().read(|db| record::counts(db, CHANNEL, ACCOUNT)).await?;
-        let health = self.telegram().map(|account| account.health()).unwrap_or_default();
+        let health = account.as_ref().map(|account| account.health()).unwrap_or_default();
         let Health { running, connected, bot, last_error, started_at, stopped_at, last_inbound_at, last_outbound_at } =
             health;
-        let last_error = last_error.or_else(|| self.0.telegram_error.clone());
-        let settings = self.telegram().map(|account| account.settings());
+        let last_error = last_error.or(error);
+        let settings = account.as_ref().map(|account| account.settings());
+        let mode = match settings.is_some_and(|settings| settings.webhook_url.is_some()) {
+            true => "webhook",
+            false => "polling",
+        };
         let row = json!({
             "accountId": ACCOUNT, "name": bot.as_ref().map(|bot| bot.username.as_str()),
             "enabled": settings.is_some_and(|settings| settings.enabled), "configured": true, "linked": true,
-            "running": running, "connected": connected, "mode": "polling", "tokenSource": "config",
+            "running": running, "connected": connected, "mode": mode, "tokenSource": "config",
             "dmPolicy": settings.map(|settings| settings.dm_policy.as_str()),
             "allowFrom": settings.map(|settings| settings.allow_from.as_slice()),
             "lastError": last_error, "lastStartAt": started_at, "lastStopAt": stopped_at,
@@ -55,7 +59,7 @@ impl Channels {
             "outbox": {"waiting": waiting, "failed": failed, "unknown": unknown},
         });
         let summary = json!({"configured": true, "running": running, "connected": connected, "lastError": last_error,
-            "mode": "polling", "tokenSource": "config", "lastStartAt": started_at, "lastStopAt": stopped_at});
+            "mode": mode, "tokenSource": "config", "lastStartAt": started_at, "lastStopAt": stopped_at});
         Ok(json!({
             "ts": now, "channelOrder": [CHANNEL], "channelLabels": {CHANNEL: LABEL},
             "channelDetailLabels": {CHANNEL: "Telegram Bot"},
@@ -90,10 +94,10 @@ struct ChannelParams {
 fn known(channels: &Channels, params: &ChannelParams) -> Result<std::sync::Arc<super::Account>, RpcError> {
     let account = params.account_id.as_deref().unwrap_or(ACCOUNT);
     let found = channels.telegram().filter(|_| params.channel == CHANNEL && account == ACCOUNT);
-    found.cloned().ok_or_else(|| {
-        let why = channels.0.telegram_error.as_deref().filter(|_| params.channel == CHANNEL);
+    found.ok_or_else(|| {
+        let why = channels.telegram_error().filter(|_| params.channel == CHANNEL);
         RpcError::invalid(match why {
-            Some(why) => why.to_owned(),
+            Some(why) => why,
             None => "no such channel or account is configured; channels.status shows those there are".to_owned(),
         })
     })
@@ -262,7 +266,10 @@ fn send(channels: &Channels, call: Call<'_>) -> Result<Outcome, RpcError> {
                 for (at, part) in parts.iter().enumerate() {
                     let reply_to = reply_to.filter(|_| at == 0);
                     let to = record::To { channel: CHANNEL, account: ACCOUNT, target: &target, thread, reply_to };
-                    record::put(tx, &format!("send:{prefix}#{at}"), to, part, now)?;
+                    if record::put(tx, &format!("send:{prefix}#{at}"), to, part, now)? == record::Put::Full {
+                        let full = "too many messages wait to be sent; try again when some have left";
+                        return Err(RpcError::unavailable(full).retryable(true));
+                    }
                 }
                 Ok::<_, RpcError>(Change::of(()))
             })

@@ -130,6 +130,26 @@ pub(super) enum ApprovalsCommand {
         /// What to say
         #[arg(value_enum)]
         decision: Decision,
+        /// With allow-always: for how many days; without it until it is revoked
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3650))]
+        expires_in_days: Option<u64>,
+        #[command(flatten)]
+        gateway: GatewayFlags,
+    },
+    /// Commands that may run without asking again
+    #[command(subcommand)]
+    Grants(GrantsCommand),
+}
+
+/// `approvals grants ...`.
+#[derive(Debug, Subcommand)]
+pub(super) enum GrantsCommand {
+    /// Show them, with how often each was used
+    List(GatewayFlags),
+    /// Let one be asked for again
+    Revoke {
+        /// Its id
+        id: String,
         #[command(flatten)]
         gateway: GatewayFlags,
     },
@@ -140,6 +160,8 @@ pub(super) enum ApprovalsCommand {
 pub(super) enum Decision {
     /// It may run, once
     AllowOnce,
+    /// It may run, now and whenever the very same command is asked for in the same folder of the same node
+    AllowAlways,
     /// It may not
     Deny,
 }
@@ -369,9 +391,21 @@ impl PairingCommand {
     }
 }
 
+/// How a grant stands, for people.
+fn grant_state(row: &Value, now: UnixMs) -> (Tone, String) {
+    match (row["revokedAtMs"].as_u64(), row["expiresAtMs"].as_u64()) {
+        (Some(at), _) => (Tone::Bad, format!("revoked {}", ago(now, UnixMs(at)))),
+        (None, None) => (Tone::Good, "until revoked".to_owned()),
+        (None, Some(at)) if at <= now.0 => (Tone::Bad, "expired".to_owned()),
+        (None, Some(at)) => (Tone::Good, format!("{} days left", (at - now.0).div_ceil(24 * 3600 * 1000))),
+    }
+}
+
 impl ApprovalsCommand {
     pub(super) const fn prints_json(&self) -> bool {
-        let (Self::List(gateway) | Self::Resolve { gateway, .. }) = self;
+        let (Self::List(gateway)
+        | Self::Resolve { gateway, .. }
+        | Self::Grants(GrantsCommand::List(gateway) | GrantsCommand::Revoke { gateway, .. })) = self;
         gateway.json
     }
 
@@ -395,14 +429,46 @@ impl ApprovalsCommand {
                     print(output, &table, "Nothing waits for approval.", waiting.is_empty())?;
                 }
             }
-            Self::Resolve { id, decision, gateway } => {
+            Self::Resolve { id, decision, expires_in_days, gateway } => {
                 let word = match decision {
                     Decision::AllowOnce => "allow-once",
+                    Decision::AllowAlways => "allow-always",
                     Decision::Deny => "deny",
                 };
-                let params = json!({"id": id, "decision": word});
+                let mut params = json!({"id": id, "decision": word});
+                if let Some(days) = expires_in_days {
+                    params["grantExpiresInDays"] = json!(days);
+                }
                 if call(context, &gateway, "exec.approval.resolve", &params).await?.is_some() {
                     output.line(&format!("{id}: {word}."))?;
+                }
+            }
+            Self::Grants(GrantsCommand::List(gateway)) => {
+                if let Some(list) = call(context, &gateway, "exec.approval.grants.list", &json!({})).await? {
+                    let mut table = Table::new(["Id", "Command", "Folder", "Used", "State"]);
+                    let now = UnixMs::now();
+                    for row in rows(&list, "grants") {
+                        let (tone, state) = grant_state(row, now);
+                        table.row([
+                            (Tone::Plain, text(row, "grantId")),
+                            (Tone::Strong, text(row, "command")),
+                            (Tone::Plain, text(row, "cwd")),
+                            (Tone::Plain, row["useCount"].to_string()),
+                            (tone, state),
+                        ]);
+                    }
+                    let empty = "No command runs without being asked for.";
+                    print(output, &table, empty, rows(&list, "grants").is_empty())?;
+                }
+            }
+            Self::Grants(GrantsCommand::Revoke { id, gateway }) => {
+                let params = json!({"grantId": id});
+                if let Some(result) = call(context, &gateway, "exec.approval.grants.revoke", &params).await? {
+                    let outcome = text(&result, "outcome");
+                    output.line(&format!("{id}: {outcome}."))?;
+                    if outcome == "not-found" {
+                        return Ok(ExitCode::FAILURE);
+                    }
                 }
             }
         }

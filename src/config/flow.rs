@@ -4,6 +4,8 @@
 //! serves both. Where to start: [`Models`], [`Agents`], [`Telegram`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::keyword::keywords;
@@ -134,6 +136,20 @@ keywords! {
     }
 }
 
+keywords! {
+    /// `channels.telegram.streaming`, or its `mode`: whether an answer is shown while it is written.
+    Streaming {
+        /// It comes when it is whole.
+        Off = "off",
+        /// Its beginning is sent, and edited as it grows.
+        Partial = "partial",
+        /// As `partial`: the incumbent sends it in blocks.
+        Block = "block",
+        /// As `off`, with the typing indicator: the incumbent shows a status that it edits.
+        Progress = "progress",
+    }
+}
+
 /// `channels.telegram`.
 #[derive(Clone, Debug)]
 pub struct Telegram {
@@ -159,17 +175,37 @@ pub struct Telegram {
     pub webhook_url: Option<String>,
     /// `webhookSecret`; needed with a webhook.
     pub webhook_secret: Option<SecretInput>,
-    /// `webhookPath`. Default `/telegram-webhook`.
+    /// `webhookPath`. Default `/telegram-webhook`; never `/healthz`.
     pub webhook_path: String,
+    /// `webhookHost`: the address that the listener for the webhook binds. Default `127.0.0.1`.
+    pub webhook_host: IpAddr,
+    /// `webhookPort`. Default 8787.
+    pub webhook_port: u16,
+    /// `webhookCertPath`: a self-signed certificate of `webhookUrl`'s host, PEM, which Telegram is told to trust.
+    pub webhook_cert_path: Option<PathBuf>,
+    /// `streaming`. Default `partial`.
+    pub streaming: Streaming,
+    /// `mediaMaxMb`, in bytes: of one picture, either way. Default 100 MB; this gateway takes 5 MiB at most.
+    pub media_max_bytes: u64,
 }
 
 /// One of `channels.telegram.groups`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// `requireMention`. Default true.
     pub require_mention: bool,
     /// `enabled`. Default true.
     pub enabled: bool,
+    /// `groupPolicy`, where this group has one of its own.
+    pub group_policy: Option<GroupPolicy>,
+    /// `allowFrom`, where this group has one of its own.
+    pub allow_from: Vec<String>,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        Self { require_mention: true, enabled: true, group_policy: None, allow_from: Vec::new() }
+    }
 }
 
 /// Everything about the agent and its channels.

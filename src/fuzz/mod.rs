@@ -13,6 +13,7 @@ pub mod forwarded;
 pub mod http_head;
 pub mod machine;
 pub mod pairing;
+pub mod tool_call;
 
 use arbitrary::Unstructured;
 

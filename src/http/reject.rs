@@ -65,6 +65,17 @@ rejects! {
         "too many unauthenticated sockets from this address; try again";
     /// Plain HTTP to a port of TLS.
     TLS_ONLY = BAD_REQUEST, "tls_only", None, "this port speaks TLS: use https:// or wss://";
+    /// Of the webhook's listener: another method.
+    POST_ONLY = METHOD_NOT_ALLOWED, "post_only", Some((ALLOW, "POST")), "only POST";
+    /// Without the secret that Telegram was given.
+    WEBHOOK_SECRET = UNAUTHORIZED, "webhook_secret", None,
+        "X-Telegram-Bot-Api-Secret-Token is not channels.telegram.webhookSecret";
+    /// A body that does not come to its end.
+    BODY_TIMEOUT = REQUEST_TIMEOUT, "body_timeout", None, "the body did not come in time";
+    /// A body longer than is taken, or one that broke off.
+    BODY_TOO_LARGE = PAYLOAD_TOO_LARGE, "body_too_large", None, "the body is too large, or broke off";
+    /// A body that is no update.
+    BODY_NOT_JSON = BAD_REQUEST, "body_not_json", None, "the body is no update of the Bot API";
 }
 
 impl Reject {

@@ -73,6 +73,10 @@ impl Nodes {
         timeout_ms: u64,
         key: &str,
     ) -> Result<Value, String> {
+        // Whatever the caller has made of the model's words: a program runs by `run_approved` or not at all.
+        if command.trim().to_ascii_lowercase().starts_with("system.run") {
+            return Err("INVALID_REQUEST: system.run needs a person's approval".to_owned());
+        }
         self.call_by(invoke::invoke, node_id, command, params, timeout_ms, key).await
     }
 

@@ -14,6 +14,7 @@ mod own_addresses;
 mod policy;
 pub mod reception;
 mod reload;
+mod webhook;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::agent::profiles::{self, Profiles};
 use crate::agent::{self, Agent};
 use crate::api::Api;
-use crate::approvals::Approvals;
+use crate::approvals::{self, Approvals};
 use crate::auth::RateLimits;
 use crate::auth::ingress::Listener;
 use crate::channels::{self, Channels};
@@ -182,13 +183,13 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let devices = Devices::open(store.clone(), hub.clone(), now)?;
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;
         // A file of its own: looking for a word in a year of talk is nothing that a pairing should wait for.
-        let schemas = [sessions::SCHEMA, agent::SCHEMA, channels::SCHEMA];
+        let schemas = [sessions::SCHEMA, agent::SCHEMA, channels::SCHEMA, approvals::grants::SCHEMA];
         let talk = Store::open(&paths.state_dir.join("sessions.sqlite"), &schemas)?;
         let background = background::Background::start()?;
         let secrets = SecretReader { providers: &config.secrets, environment: &environment, access: &access };
         let outgoing = Outgoing::new();
         let sessions = Sessions::open(talk.clone(), hub.clone())?;
-        let approvals = Approvals::new(hub.clone());
+        let approvals = Approvals::new(talk.clone(), hub.clone());
         let profiles = Profiles::open(store.clone(), policy::routing(&config), background.handle())?;
         let agent = Agent::new(
             talk.clone(),
@@ -252,6 +253,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         task::spawn("nodes", domains.nodes.clone().run());
         domains.agent.resume()?;
         domains.channels.start().await?;
+        task::spawn_on(&background.handle(), "webhook", webhook::serve(domains.channels.clone(), shutdown.clone()));
         task::spawn("tend", tend(domains.clone()));
         for notice in &notices {
             tracing::warn!("{}:{notice}", paths.config_file.display());
@@ -266,6 +268,9 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             revision,
             admission: Arc::clone(&admission),
             system: domains.system.clone(),
+            agent: domains.agent.clone(),
+            channels: domains.channels.clone(),
+            outgoing,
             tls: tls.clone(),
             running: config,
             seen: Seen { source, environment: environment.clone(), mode, fault: None, tls_fault: None },
@@ -373,9 +378,13 @@ async fn tend(domains: Domains) {
     loop {
         interval.tick().await;
         let now = UnixMs::now();
-        let (sessions, agent, channels) =
-            (domains.sessions.tend(now).await, domains.agent.tend(now).await, domains.channels.tend(now).await);
-        if let Err(error) = sessions.and(agent).and(channels) {
+        let (sessions, agent, channels, approvals) = (
+            domains.sessions.tend(now).await,
+            domains.agent.tend(now).await,
+            domains.channels.tend(now).await,
+            domains.approvals.tend(now).await,
+        );
+        if let Err(error) = sessions.and(agent).and(channels).and(approvals) {
             tracing::warn!(%error, "what is long done was not deleted");
         }
     }

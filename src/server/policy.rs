@@ -210,8 +210,15 @@ pub(super) fn telegram(
         None if settings.enabled => Err("channels.telegram is enabled and has no botToken".to_owned()),
         None => return None,
     };
+    let secret = settings.webhook_secret.as_ref().filter(|_| settings.webhook_url.is_some());
+    let secret = secret.map(|secret| {
+        secrets.read(secret).map_err(|error| format!("channels.telegram.webhookSecret cannot be resolved: {error}"))
+    });
     let dm_scope = config.flow.dm_scope;
-    Some(token.map(|token| telegram::Account::new(settings, dm_scope, token, outgoing.clone())))
+    Some(
+        token
+            .and_then(|token| telegram::Account::new(settings, dm_scope, token, secret.transpose()?, outgoing.clone())),
+    )
 }
 
 /// Name of the machine.

@@ -1,8 +1,8 @@
 //! Settings that change while the gateway runs: the edited file, read and judged whole, in force at once or not at all.
 //!
 //! What decides who gets in is applied (`gateway.auth`, `gateway.trustedProxies`, `gateway.controlUi.allowedOrigins`,
-//! and what else is in [`crate::auth::Policy`]), and so is a renewed certificate; of the rest the log says that it
-//! waits for a restart. A file that is broken, or with which the gateway would not have started, changes nothing.
+//! and what else is in [`crate::auth::Policy`]), and so are the agent's models and limits (`models`, `agents`), the channels
+//! (`channels`, `session.dmScope`) and a renewed certificate; of the rest the log says that it waits for a restart. A file that is broken, or with which the gateway would not have started, changes nothing.
 //!
 //! SIGHUP does the same without waiting for an edit, and also reads SecretRefs again: what they lead to is not watched.
 
@@ -15,15 +15,19 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::admission::Admission;
 use super::policy;
+use crate::agent::{self, Agent};
+use crate::channels::{Channels, telegram};
 use crate::config::load::watch::Watch;
 use crate::config::load::{self, FilesAndCommands, LoadError, Loaded, Source};
 use crate::config::model::{AuthMode, ReloadMode, TailscaleMode};
 use crate::config::resolve::{self, Flags, ListenPlan, ServerAuth};
 use crate::config::restart::waiting_for_restart;
+use crate::config::secret_ref::SecretReader;
 use crate::config::snapshot::{RevisionKey, invalid_snapshot, snapshot};
 use crate::config::{Config, Environment, Paths};
 use crate::hub::registry::encode;
 use crate::net::tls::Tls;
+use crate::outgoing::Outgoing;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::system::System;
@@ -47,6 +51,9 @@ pub(super) struct Reload {
     pub(super) revision: RevisionKey,
     pub(super) admission: Arc<Admission>,
     pub(super) system: System,
+    pub(super) agent: Agent,
+    pub(super) channels: Channels,
+    pub(super) outgoing: Outgoing,
     pub(super) tls: Option<Arc<Tls>>,
     /// The configuration of the start.
     pub(super) running: Config,
@@ -63,6 +70,19 @@ pub(super) struct Seen {
     pub(super) fault: Option<String>,
     /// What was wrong with the certificate.
     pub(super) tls_fault: Option<String>,
+}
+
+/// What an edited file says, with what its SecretRefs lead to.
+struct Edited {
+    loaded: Loaded,
+    auth: ServerAuth,
+    flow: Flow,
+}
+
+/// What the agent and the channels are to have.
+struct Flow {
+    agent: agent::Settings,
+    telegram: Option<Result<telegram::Account, String>>,
 }
 
 /// Why an edited configuration is not followed.
@@ -121,11 +141,13 @@ impl Reload {
 
     /// Reads the files and applies what is new in them. `told`: by a signal, so what is not new is said, too.
     async fn apply(&mut self, told: bool) {
-        match self.read().await {
-            Ok((loaded, _)) if !told && self.has_seen(&loaded) => {}
-            Ok((loaded, _))
-                if !told && self.seen.mode == ReloadMode::Off && loaded.config.gateway.reload == ReloadMode::Off => {}
-            Ok((loaded, auth)) => self.follow(loaded, &auth),
+        match self.read(told).await {
+            Ok(None) => {}
+            Ok(Some(edited))
+                if !told
+                    && self.seen.mode == ReloadMode::Off
+                    && edited.loaded.config.gateway.reload == ReloadMode::Off => {}
+            Ok(Some(edited)) => self.follow(edited).await,
             Err(_) if !told && self.seen.mode == ReloadMode::Off => return,
             Err(error) => self.complain(&error, told),
         }
@@ -135,10 +157,12 @@ impl Reload {
     }
 
     /// Off the thread that accepts: a SecretRef may run a command for seconds.
-    async fn read(&self) -> Result<(Loaded, ServerAuth), Unusable> {
+    async fn read(&self, told: bool) -> Result<Option<Edited>, Unusable> {
         let (paths, flags, listen, tailscale) =
             (self.paths.clone(), self.flags.clone(), self.listen.clone(), self.tailscale);
         let has_token = self.generated.is_some();
+        let outgoing = self.outgoing.clone();
+        let known = self.seen.fault.is_none().then(|| (self.seen.source.clone(), self.seen.environment.clone()));
         let read = tokio::task::spawn_blocking(move || {
             let loaded = load::load(paths, load::process_environment())?;
             let access = FilesAndCommands { environment: &loaded.environment };
@@ -148,23 +172,28 @@ impl Reload {
                 Ok(auth) if auth.mode == AuthMode::Token && auth.token.is_none() && !has_token => {
                     Err(Unusable::NoToken { path })
                 }
-                Ok(auth) => Ok((loaded, auth)),
+                // What is not new leads to no command that reads a secret, and to no line in the log.
+                Ok(_) if !told && known == Some((loaded.source.clone(), loaded.environment.clone())) => Ok(None),
+                Ok(auth) => {
+                    let (config, environment) = (&loaded.config, &loaded.environment);
+                    let secrets = SecretReader { providers: &config.secrets, environment, access: &access };
+                    let agent = policy::agent(config, &secrets);
+                    let telegram = policy::telegram(config, &secrets, &outgoing);
+                    Ok(Some(Edited { auth, flow: Flow { agent, telegram }, loaded }))
+                }
             }
         });
         read.await.unwrap_or(Err(Unusable::Panicked))
     }
 
-    fn has_seen(&self, loaded: &Loaded) -> bool {
-        self.seen.fault.is_none() && self.seen.source == loaded.source && self.seen.environment == loaded.environment
-    }
-
-    fn follow(&mut self, loaded: Loaded, auth: &ServerAuth) {
+    async fn follow(&mut self, edited: Edited) {
+        let Edited { loaded, auth, flow: Flow { agent, telegram } } = edited;
         self.system.set_config(encode(&snapshot(&loaded, &self.revision)).into());
         let path = loaded.source.path.display();
         for notice in &loaded.notices {
             tracing::warn!("{path}:{notice}");
         }
-        let policy = policy::policy(&loaded.config, auth, self.generated.as_ref());
+        let policy = policy::policy(&loaded.config, &auth, self.generated.as_ref());
         let limits = policy::rate_limits(&loaded.config);
         match self.admission.apply(policy, limits) {
             Some(applied) => tracing::info!(
@@ -174,6 +203,10 @@ impl Reload {
                 "configuration applied: who gets in has changed"
             ),
             None => tracing::info!("configuration read: who gets in is as before"),
+        }
+        self.agent.set_settings(agent);
+        if self.channels.set_telegram(telegram).await {
+            tracing::info!("configuration applied: channels.telegram has changed");
         }
         let waiting = waiting_for_restart(&self.running, &loaded.config);
         if !waiting.is_empty() {

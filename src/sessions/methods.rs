@@ -3,7 +3,7 @@
 //! Parameters that this gateway has no use for are ignored, not refused: clients of several releases list sessions in
 //! ways of their own.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::key::{MAIN_KEY, SessionKey};
 use super::message::{Block, Message, Usage};
-use super::record::{Entry, Session};
+use super::record::{self, Entry, Session};
 use super::{Origin, Sessions};
 use crate::clock::UnixMs;
 use crate::id;
@@ -47,6 +47,11 @@ const MAX_HISTORY: usize = 1000;
 /// Characters of one text block of a history, likewise. A longer one is cut; `chat.message.get` has the whole.
 const BLOCK_CHARS: usize = 16_000;
 const MAX_BLOCK_CHARS: usize = 500_000;
+/// Bytes of messages, as they are kept, of one page of a history: whoever wants more asks for the next one.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Messages and bytes that are told to a client which comes back; with more it reads the history anew.
+const SINCE: usize = 200;
+const SINCE_BYTES: usize = 1024 * 1024;
 /// Keys of one `sessions.preview`.
 const MAX_PREVIEWS: usize = 64;
 /// Hits of a search.
@@ -71,6 +76,9 @@ fn unknown(key: &SessionKey) -> RpcError {
 struct ListParams {
     limit: Option<usize>,
     offset: Option<usize>,
+    /// The `nextCursor` of a former page: what changed in between moves no row out of the pages or into two of them,
+    /// unless the row itself has moved.
+    cursor: Option<String>,
     active_minutes: Option<u64>,
     sort_by: Option<String>,
     label: Option<String>,
@@ -79,8 +87,65 @@ struct ListParams {
     archived: Option<Value>,
 }
 
+/// Where a row stands in the list: those that are pinned first, then the latest, then by key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    pinned: bool,
+    activity: UnixMs,
+    key: SessionKey,
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = |place: &Self| Reverse((place.pinned, place.activity));
+        order(self).cmp(&order(other)).then_with(|| self.key.cmp(&other.key))
+    }
+}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The form of a cursor: `1.1795000000000.agent:main:main`.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", u8::from(self.pinned), self.activity.0, self.key)
+    }
+}
+
+impl Place {
+    fn parse(cursor: &str) -> Option<Self> {
+        let (pinned, rest) = cursor.split_once('.')?;
+        let (activity, key) = rest.split_once('.')?;
+        Some(Self { pinned: pinned == "1", activity: UnixMs(activity.parse().ok()?), key: SessionKey::parse(key)? })
+    }
+}
+
+/// Where a client stands in a transcript: `before:SESSION_ID:N` to read on towards its beginning, `after:SESSION_ID:N`
+/// to hear what has come since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cursor {
+    Before(String, u64),
+    After(String, u64),
+}
+
+impl Cursor {
+    fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once(':')?;
+        let (session_id, n) = rest.rsplit_once(':')?;
+        let (session_id, n) = (session_id.to_owned(), n.parse().ok()?);
+        match kind {
+            "before" => Some(Self::Before(session_id, n)),
+            "after" => Some(Self::After(session_id, n)),
+            _ => None,
+        }
+    }
+}
+
 impl Sessions {
-    fn list(&self, params: &ListParams, now: UnixMs) -> Value {
+    fn list(&self, params: &ListParams, now: UnixMs) -> Result<Value, RpcError> {
         let wants_archived = match &params.archived {
             Some(Value::Bool(archived)) => Some(*archived),
             Some(_) => None,
@@ -103,7 +168,13 @@ impl Sessions {
             key.as_str().contains(search.as_str())
                 || texts.into_iter().flatten().any(|text| text.to_lowercase().contains(search.as_str()))
         };
-        let mut rows: Vec<(SessionKey, Arc<Session>)> = self
+        let pins = !by_interaction && params.sort_by.as_deref() != Some("activity");
+        let place = |key: &SessionKey, session: &Session| Place {
+            pinned: pins && session.pinned,
+            activity: activity(session),
+            key: key.clone(),
+        };
+        let mut rows: Vec<(Place, Arc<Session>)> = self
             .index()
             .iter()
             .filter(|(key, session)| {
@@ -113,23 +184,36 @@ impl Sessions {
                     && params.agent_id.as_deref().is_none_or(|agent| agent == key.agent())
                     && finds(key, session)
             })
-            .map(|(key, session)| (key.clone(), Arc::clone(session)))
+            .map(|(key, session)| (place(key, session), Arc::clone(session)))
             .collect();
-        let pins = !by_interaction && params.sort_by.as_deref() != Some("activity");
-        rows.sort_by(|(a_key, a), (b_key, b)| {
-            let order = |session: &Session| Reverse((pins && session.pinned, activity(session)));
-            order(a).cmp(&order(b)).then_with(|| a_key.cmp(b_key))
-        });
         let total = rows.len();
-        let (offset, limit) = (params.offset.unwrap_or(0), params.limit.unwrap_or(LIST).clamp(1, MAX_LIST));
-        let page: Vec<_> = rows.iter().skip(offset).take(limit).map(|(key, session)| self.row(key, session)).collect();
-        let next = (offset + page.len() < total).then_some(offset + page.len());
-        json!({
+        let limit = params.limit.unwrap_or(LIST).clamp(1, MAX_LIST);
+        let mut skip = params.offset.unwrap_or(0);
+        let mut before = 0;
+        if let Some(cursor) = &params.cursor {
+            let from = Place::parse(cursor).ok_or_else(|| {
+                RpcError::invalid("invalid sessions.list params: at cursor: must be the nextCursor of a former answer")
+            })?;
+            rows.retain(|(place, _)| *place > from);
+            (skip, before) = (0, total - rows.len());
+        }
+        // Only what is shown is put in order.
+        let shown = skip.saturating_add(limit).min(rows.len());
+        if shown < rows.len() {
+            rows.select_nth_unstable_by(shown, |(a, _), (b, _)| a.cmp(b));
+            rows.truncate(shown);
+        }
+        rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let page: Vec<_> = rows.iter().skip(skip).map(|(place, session)| self.row(&place.key, session)).collect();
+        let next = before + skip + page.len();
+        let more = !page.is_empty() && next < total;
+        let cursor = rows.last().filter(|_| more).map(|(place, _)| place.to_string());
+        Ok(json!({
             "ts": now, "path": "", "count": page.len(), "totalCount": total, "limitApplied": limit,
-            "hasMore": next.is_some(), "nextOffset": next, "databasePath": null,
+            "hasMore": more, "nextOffset": more.then_some(next), "nextCursor": cursor, "databasePath": null,
             "defaults": {"modelProvider": null, "model": null, "contextTokens": null},
             "sessions": page,
-        })
+        }))
     }
 
     fn known(&self, key: &SessionKey) -> Result<Arc<Session>, RpcError> {
@@ -140,13 +224,31 @@ impl Sessions {
 /// The first page of the list.
 #[cfg(test)]
 pub(super) fn list_for_test(sessions: &Sessions, limit: usize) -> Value {
-    sessions.list(&ListParams { limit: Some(limit), ..ListParams::default() }, UnixMs::now())
+    let params = ListParams { limit: Some(limit), ..ListParams::default() };
+    sessions.list(&params, UnixMs::now()).unwrap()
+}
+
+/// All pages of the list, by cursor: the keys of each.
+#[cfg(test)]
+pub(super) fn pages_for_test(sessions: &Sessions, limit: usize, mut between: impl FnMut()) -> Vec<Vec<String>> {
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let params = ListParams { limit: Some(limit), cursor, ..ListParams::default() };
+        let list = sessions.list(&params, UnixMs::now()).unwrap();
+        let keys = list["sessions"].as_array().unwrap().iter().map(|row| row["key"].as_str().unwrap().to_owned());
+        pages.push(keys.collect());
+        cursor = list["nextCursor"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            return pages;
+        }
+        between();
+    }
 }
 
 fn list(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
     let params = call.params()?;
     let now = call.now();
-    call.answer(&sessions.list(&params, now))
+    call.answer(&sessions.list(&params, now)?)
 }
 
 #[derive(Deserialize)]
@@ -321,7 +423,7 @@ fn search(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
     let sessions = sessions.clone();
     call.spawn(async move {
         let words: String = query.chars().take(200).collect();
-        let hits = sessions.0.store.read(move |db| super::record::search(db, &words, MAX_HITS)).await?;
+        let hits = sessions.0.store.read(move |db| record::search(db, &words, MAX_HITS)).await?;
         let by_id: HashMap<String, SessionKey> =
             sessions.index().iter().map(|(key, session)| (session.session_id.clone(), key.clone())).collect();
         let results: Vec<_> = hits
@@ -346,7 +448,7 @@ fn subscribe(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
     }
     let params = call.params()?;
     let now = call.now();
-    call.answer(&json!({"subscribed": true, "list": sessions.list(&params, now)}))
+    call.answer(&json!({"subscribed": true, "list": sessions.list(&params, now)?}))
 }
 
 fn unsubscribe(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
@@ -383,23 +485,34 @@ pub(crate) struct HistoryParams {
 impl Sessions {
     /// The answer of `chat.history`.
     pub(crate) async fn history_answer(&self, key: &SessionKey, params: HistoryParams) -> Result<Value, RpcError> {
-        if params.cursor.is_some() {
-            // Cursors of this gateway are not given out: the client takes a page instead.
-            return Ok(json!({"kind": "reset"}));
-        }
         let limit = params.limit.unwrap_or(HISTORY).clamp(1, MAX_HISTORY);
         let max_chars = params.max_chars.unwrap_or(BLOCK_CHARS).clamp(100, MAX_BLOCK_CHARS);
         let session = self.get(key);
+        let reset = || Ok(json!({"kind": "reset"}));
+        let cursor = match (&params.cursor, &session) {
+            (None, _) => None,
+            (Some(_), None) => return reset(),
+            (Some(text), Some(session)) => match Cursor::parse(text) {
+                Some(Cursor::After(id, n)) if id == session.session_id && n <= session.messages => {
+                    return self.since(key, session, n).await;
+                }
+                Some(Cursor::Before(id, n)) if id == session.session_id && n <= session.messages + 1 => Some(n),
+                // It was reset, or this is no cursor of ours: the client takes a page from the end.
+                _ => return reset(),
+            },
+        };
         let offset = params.offset.unwrap_or(0);
         let (entries, total) = match &session {
             None => (Vec::new(), 0),
             Some(session) => {
-                let before = (session.messages + 1).saturating_sub(offset);
-                (self.history(&session.session_id, before, limit).await?, session.messages)
+                let before = cursor.unwrap_or_else(|| (session.messages + 1).saturating_sub(offset));
+                let id = session.session_id.clone();
+                let page = move |db: &rusqlite::Connection| record::history(db, &id, before, limit, PAGE_BYTES);
+                (self.0.store.read(page).await?, session.messages)
             }
         };
-        let next = offset + entries.len() as u64;
-        let more = entries.first().is_some_and(|first| first.n > 1);
+        let first = entries.first().map_or(1, |first| first.n);
+        let more = first > 1;
         let mut answer = json!({
             "sessionKey": key.as_str(),
             "sessionId": session.as_ref().map(|session| session.session_id.as_str()),
@@ -409,12 +522,32 @@ impl Sessions {
             "hasMore": more,
             "thinkingLevel": "off",
         });
-        if more {
-            answer["nextOffset"] = json!(next);
-        }
         if let Some(session) = &session {
+            if more {
+                answer["nextOffset"] = json!((session.messages + 1).saturating_sub(first));
+                answer["nextCursor"] = json!(format!("before:{}:{first}", session.session_id));
+            }
+            // Of the end alone: it says how far a client knows the transcript.
+            if cursor.is_none() && offset == 0 {
+                answer["deltaCursor"] = json!(format!("after:{}:{}", session.session_id, session.messages));
+            }
             answer["sessionInfo"] = self.row(key, session);
         }
+        if let Some(run) = self.in_flight(key) {
+            answer["inFlightRun"] = json!({"runId": run.run_id, "text": run.text});
+        }
+        Ok(answer)
+    }
+
+    /// What has come behind message `n`, for a client that comes back.
+    async fn since(&self, key: &SessionKey, session: &Session, n: u64) -> Result<Value, RpcError> {
+        let id = session.session_id.clone();
+        let read = move |db: &rusqlite::Connection| record::since(db, &id, n, SINCE, SINCE_BYTES);
+        let Some(entries) = self.0.store.read(read).await? else { return Ok(json!({"kind": "reset"})) };
+        let last = entries.last().map_or(n, |last| last.n);
+        let messages: Vec<_> = entries.iter().map(|entry| shown_message(key, session, entry)).collect();
+        let mut answer = json!({"kind": "delta", "messages": messages,
+            "deltaCursor": format!("after:{}:{last}", session.session_id), "sessionInfo": self.row(key, session)});
         if let Some(run) = self.in_flight(key) {
             answer["inFlightRun"] = json!({"runId": run.run_id, "text": run.text});
         }
@@ -445,9 +578,9 @@ fn message_get(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError>
     let sessions = sessions.clone();
     call.spawn(async move {
         let id = session.session_id.clone();
-        let found = sessions.0.store.read(move |db| super::record::find(db, &id, &message_id)).await?;
+        let found = sessions.0.store.read(move |db| record::find(db, &id, &message_id)).await?;
         Ok(match found {
-            Some(entry) => json!({"ok": true, "message": project(&entry, max_chars)}),
+            Some(entry) => json!({"ok": true, "message": whole(&entry, max_chars)}),
             None => json!({"ok": false, "unavailableReason": "not_found"}),
         })
     })
@@ -487,12 +620,36 @@ fn inject(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
     })
 }
 
+/// A message as `session.message` carries it, without the session's row.
+pub(super) fn shown_message(key: &SessionKey, session: &Session, entry: &Entry) -> Value {
+    json!({
+        "sessionKey": key.as_str(), "agentId": key.agent(), "sessionId": session.session_id,
+        "message": project(entry, MAX_BLOCK_CHARS), "messageId": entry.id, "messageSeq": entry.n, "ancestorSessions": [],
+    })
+}
+
 /// Messages as clients show them: with where they stand, long texts cut.
 fn projected(entries: &[Entry], max_chars: usize) -> Vec<Value> {
     entries.iter().map(|entry| project(entry, max_chars)).collect()
 }
 
 fn project(entry: &Entry, max_chars: usize) -> Value {
+    let mut value = whole(entry, max_chars);
+    for block in value["content"].as_array_mut().into_iter().flatten() {
+        // Pictures are large: chat.message.get has them.
+        if block["type"] == "image"
+            && let Some(image) = block.as_object_mut()
+            && let Some(Value::String(data)) = image.remove("data")
+        {
+            image.insert("omitted".to_owned(), json!(true));
+            image.insert("bytes".to_owned(), json!(data.len() / 4 * 3));
+        }
+    }
+    value
+}
+
+/// The same with its pictures.
+fn whole(entry: &Entry, max_chars: usize) -> Value {
     let mut value: Value = serde_json::from_str(&entry.to_json()).unwrap_or_default();
     for block in value["content"].as_array_mut().into_iter().flatten() {
         if let Some(text) = block["text"].as_str()

@@ -35,6 +35,8 @@ use subscribers::Subscribers;
 
 /// Sessions that may be kept.
 const MAX_SESSIONS: usize = 100_000;
+/// Bytes of messages that are read at a time: pictures are large.
+const MAX_READ_BYTES: usize = 32 * 1024 * 1024;
 
 /// Where a session came from, for one that is not there yet.
 #[derive(Clone, Debug, Default)]
@@ -320,13 +322,13 @@ impl Sessions {
         self.0.store.write(move |tx| record::purge(tx, None, before).map(|()| Change::of(()))).await
     }
 
-    /// The last `limit` messages before number `before`, in order.
+    /// The last `limit` messages before number `before`, in order; fewer where they have more than 32 MiB together.
     ///
     /// # Errors
     /// They can't be read.
     pub async fn history(&self, session_id: &str, before: u64, limit: usize) -> Result<Vec<Entry>, RpcError> {
         let session_id = session_id.to_owned();
-        Ok(self.0.store.read(move |db| record::history(db, &session_id, before, limit)).await?)
+        Ok(self.0.store.read(move |db| record::history(db, &session_id, before, limit, MAX_READ_BYTES)).await?)
     }
 
     /// Notes what the run of a session has said so far; `None` when there is no run any more.
@@ -334,7 +336,11 @@ impl Sessions {
         let mut all = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         match in_flight {
             Some(in_flight) => drop(all.insert(key.clone(), in_flight)),
-            None => drop(all.remove(key)),
+            None => {
+                all.remove(key);
+                drop(all);
+                self.subscribers().caught_up(key);
+            }
         }
     }
 
@@ -363,6 +369,12 @@ impl Sessions {
         self.subscribers().send(key, event, payload);
     }
 
+    /// Sends more of what a model says to those who have the session open. Whoever did not keep up has missed some of
+    /// it, and gets `whole` instead: everything that was said so far, in one event.
+    pub fn send_delta(&self, key: &SessionKey, more: &Value, whole: impl FnOnce() -> Option<Value>) {
+        self.subscribers().send_delta(key, more, whole);
+    }
+
     /// Sends an event to those who asked for the messages of a session.
     pub fn send_to_followers(&self, key: &SessionKey, event: &'static Event, payload: &Value) {
         self.subscribers().send_to_followers(key, event, payload);
@@ -388,12 +400,8 @@ impl Sessions {
         if !subscribers.anyone_follows(key) {
             return;
         }
-        let message: Value = serde_json::from_str(&entry.to_json()).unwrap_or_default();
-        let payload = json!({
-            "sessionKey": key.as_str(), "agentId": key.agent(), "sessionId": session.session_id,
-            "message": message, "messageId": entry.id, "messageSeq": entry.n, "session": self.row(key, session),
-            "ancestorSessions": [],
-        });
+        let mut payload = methods::shown_message(key, session, entry);
+        payload["session"] = self.row(key, session);
         subscribers.send_to_followers(key, Event::SESSION_MESSAGE, &payload);
     }
 

@@ -218,7 +218,6 @@ pub(super) fn append(
         body.push_str(&format!(",\"runId\":{}}}", serde_json::json!(run)));
     }
     let entry = Entry { id: id::uuid(), n: session.messages, body };
-    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     tx.prepare_cached("INSERT INTO messages (session_id, n, id, role, body, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
         .execute(params![
             session.session_id,
@@ -252,16 +251,57 @@ pub(super) fn append(
     Ok(entry)
 }
 
-/// The messages of a transcript with a number below `before`, the last `limit` of them, in order.
-pub(super) fn history(db: &Connection, session_id: &str, before: u64, limit: usize) -> rusqlite::Result<Vec<Entry>> {
+/// The messages of a transcript with a number below `before`, the last `limit` of them with at most `max_bytes`
+/// together, in order; one at least, however long it is.
+pub(super) fn history(
+    db: &Connection,
+    session_id: &str,
+    before: u64,
+    limit: usize,
+    max_bytes: usize,
+) -> rusqlite::Result<Vec<Entry>> {
     let mut rows = db
         .prepare_cached("SELECT id, n, body FROM messages WHERE session_id = ?1 AND n < ?2 ORDER BY n DESC LIMIT ?3")?;
-    let before = i64::try_from(before).unwrap_or(i64::MAX);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = rows.query_map(params![session_id, before, limit], entry)?;
-    let mut entries = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut rows = rows.query(params![session_id, number(before), number(limit as u64)])?;
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let entry = entry(row)?;
+        bytes += entry.body.len();
+        if bytes > max_bytes && !entries.is_empty() {
+            break;
+        }
+        entries.push(entry);
+    }
     entries.reverse();
     Ok(entries)
+}
+
+/// The messages of a transcript behind number `after`, in order; `None` when they are more than `limit`, or have more
+/// than `max_bytes` together.
+pub(super) fn since(
+    db: &Connection,
+    session_id: &str,
+    after: u64,
+    limit: usize,
+    max_bytes: usize,
+) -> rusqlite::Result<Option<Vec<Entry>>> {
+    let mut rows =
+        db.prepare_cached("SELECT id, n, body FROM messages WHERE session_id = ?1 AND n > ?2 ORDER BY n LIMIT ?3 + 1")?;
+    let mut rows = rows.query(params![session_id, number(after), number(limit as u64)])?;
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let entry = entry(row)?;
+        bytes += entry.body.len();
+        if bytes > max_bytes || entries.len() == limit {
+            return Ok(None);
+        }
+        entries.push(entry);
+    }
+    Ok(Some(entries))
+}
+
+fn number(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// One message of a transcript.

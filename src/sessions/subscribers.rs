@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::key::SessionKey;
 use crate::hub::Connection;
-use crate::hub::outbox::EncodedEvent;
+use crate::hub::outbox::{EncodedEvent, Pushed};
 use crate::hub::registry::encode;
 use crate::id::ConnId;
 use crate::rpc::catalog::Event;
@@ -26,6 +26,8 @@ struct Follower {
     /// In the order in which they were opened.
     open: Vec<SessionKey>,
     messages: HashSet<SessionKey>,
+    /// Where it has missed something of what the model says.
+    behind: HashSet<SessionKey>,
 }
 
 /// Connections by what they follow.
@@ -43,6 +45,7 @@ impl Subscribers {
             list: false,
             open: Vec::new(),
             messages: HashSet::new(),
+            behind: HashSet::new(),
         })
     }
 
@@ -69,6 +72,7 @@ impl Subscribers {
     fn leave(&mut self, id: ConnId, key: &SessionKey) {
         if let Some(follower) = self.followers.get_mut(&id) {
             follower.messages.remove(key);
+            follower.behind.remove(key);
         }
         if let Some(connections) = self.by_session.get_mut(key) {
             connections.remove(&id);
@@ -120,6 +124,37 @@ impl Subscribers {
     /// To those who have the session open.
     pub(super) fn send(&self, key: &SessionKey, event: &'static Event, payload: &Value) {
         self.push(self.of(key), event, payload);
+    }
+
+    /// More of what the model says, to those who have the session open; to those who have missed some of it, the whole.
+    pub(super) fn send_delta(&mut self, key: &SessionKey, more: &Value, whole: impl FnOnce() -> Option<Value>) {
+        let event = |payload: &Value| Arc::new(EncodedEvent::new(Event::CHAT_DELTA, &encode(payload), None));
+        let (mut more_event, mut whole_event, mut whole) = (None, None, Some(whole));
+        let Some(connections) = self.by_session.get(key) else { return };
+        for id in connections {
+            let Some(follower) = self.followers.get_mut(id) else { continue };
+            let outbox = &follower.connection.outbox;
+            if follower.behind.contains(key) {
+                let whole =
+                    whole_event.get_or_insert_with(|| whole.take().and_then(|whole| whole()).as_ref().map(event));
+                // Longer than is shown as a whole: the end of the run says it all.
+                let Some(whole) = whole else { continue };
+                if outbox.push_event(whole) == Pushed::Queued {
+                    follower.behind.remove(key);
+                }
+            } else if outbox.push_event(more_event.get_or_insert_with(|| event(more))) == Pushed::Dropped {
+                follower.behind.insert(key.clone());
+            }
+        }
+    }
+
+    /// Nobody has missed anything of a run that has not begun.
+    pub(super) fn caught_up(&mut self, key: &SessionKey) {
+        for id in self.by_session.get(key).into_iter().flatten() {
+            if let Some(follower) = self.followers.get_mut(id) {
+                follower.behind.remove(key);
+            }
+        }
     }
 
     /// To those who follow its messages.

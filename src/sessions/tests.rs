@@ -118,3 +118,84 @@ async fn a_list_of_ten_thousand_is_quick() {
     // 20 ms in a release build; this one is not optimized, and the machine may be busy.
     assert!(took.as_millis() < 400, "{took:?}");
 }
+
+#[tokio::test]
+async fn pages_by_cursor_hold_every_row_once_whatever_comes_in_between() {
+    let sessions = sessions();
+    let put = |name: &str, at: u64| {
+        let session = Session { session_id: name.to_owned(), updated_at: NOW.plus(at), ..Session::default() };
+        sessions.write_index().insert(key(name), Arc::new(session));
+    };
+    for n in 0..25 {
+        put(&format!("s{n:02}"), n % 7);
+    }
+    let mut new = 0;
+    let pages = methods::pages_for_test(&sessions, 10, || {
+        new += 1;
+        put(&format!("new{new}"), 1000);
+    });
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [10, 10, 5]);
+    let all: std::collections::BTreeSet<_> = pages.into_iter().flatten().collect();
+    assert_eq!(all.len(), 25);
+    assert!(!all.contains("agent:main:new1"), "what is new stands before the page that was read");
+}
+
+#[tokio::test]
+async fn a_reader_that_fell_behind_gets_the_whole_and_no_gap() {
+    let store = Store::open_in_memory(&[SCHEMA]).unwrap();
+    // Room for one delta at a time: droppable events may fill half of it.
+    let sessions = Sessions::open(store, Hub::new(600, 1 << 20)).unwrap();
+    let reader = connection(&sessions);
+    sessions.opened(&key("main"), &reader);
+    let said = |text: &str| json!({"deltaText": text, "fill": "x".repeat(120)});
+    let send = |text: &str, whole: &'static str| {
+        sessions.send_delta(&key("main"), &said(text), || Some(json!({"deltaText": whole, "replace": true})));
+    };
+    let heard = || {
+        let mut texts = Vec::new();
+        let waker = std::task::Waker::noop();
+        reader.outbox.drain(waker, |item| {
+            let mut bytes = Vec::new();
+            if let crate::hub::outbox::Item::Event(event, seq) = item {
+                event.write(Some(seq), &mut bytes);
+                let event: Value = serde_json::from_slice(&bytes).unwrap();
+                texts.push(event["payload"]["deltaText"].as_str().unwrap().to_owned());
+            }
+            true
+        });
+        reader.outbox.settle();
+        texts
+    };
+    send("a", "a");
+    send("b", "ab");
+    send("c", "abc");
+    assert_eq!(heard(), ["a"], "the others found no room");
+    send("d", "abcd");
+    assert_eq!(heard(), ["abcd"], "then everything in one event");
+    send("e", "abcde");
+    assert_eq!(heard(), ["e"], "and on from there");
+}
+
+#[tokio::test]
+async fn a_page_is_bounded_in_bytes_and_a_client_hears_what_it_missed() {
+    let sessions = sessions();
+    for n in 0..5 {
+        sessions.append(&key("main"), vec![Message::user("x".repeat(1000), NOW.plus(n))], NOW.plus(n)).await.unwrap();
+    }
+    let id = sessions.get(&key("main")).unwrap().session_id.clone();
+    let read = async |before, max_bytes| {
+        let id = id.clone();
+        let page = move |db: &rusqlite::Connection| record::history(db, &id, before, 100, max_bytes);
+        sessions.0.store.read(page).await.unwrap().iter().map(|entry| entry.n).collect::<Vec<_>>()
+    };
+    assert_eq!(read(6, 2500).await, [4, 5]);
+    assert_eq!(read(4, 1).await, [3], "one at least");
+    let since = async |after, limit| {
+        let id = id.clone();
+        let found = sessions.0.store.read(move |db| record::since(db, &id, after, limit, 1 << 20)).await.unwrap();
+        found.map(|entries| entries.iter().map(|entry| entry.n).collect::<Vec<_>>())
+    };
+    assert_eq!(since(3, 10).await, Some(vec![4, 5]));
+    assert_eq!(since(5, 10).await, Some(vec![]));
+    assert_eq!(since(0, 4).await, None, "too far behind");
+}

@@ -182,8 +182,6 @@ fn a_program_runs_once_a_person_has_said_so_and_not_otherwise() {
     assert_eq!(asked["request"]["commandArgv"], json!(["make", "-j", "2"]));
     assert_eq!(client.call("exec.approval.list", &json!({})).unwrap()[0]["id"], asked["id"]);
     assert!(ran().is_empty(), "nothing runs before the decision");
-    let always = json!({"id": asked["id"], "decision": "allow-always"});
-    assert!(client.call("exec.approval.resolve", &always).is_err(), "an approval is good once");
     let once = json!({"id": asked["id"], "decision": "allow-once"});
     client.call("exec.approval.resolve", &once).unwrap();
     assert_eq!(client.event("exec.approval.resolved")["decision"], "allow-once");
@@ -213,4 +211,65 @@ fn a_program_runs_once_a_person_has_said_so_and_not_otherwise() {
     reader_client.connect(&reader).unwrap();
     let refused = reader_client.call("exec.approval.list", &json!({})).unwrap_err();
     assert_eq!(refused["details"]["missingScope"], "operator.approvals");
+}
+
+#[test]
+fn a_history_is_paged_by_cursor_and_caught_up_with() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let mut client = gateway.operator();
+    for n in 0..3 {
+        let key = format!("k{n}");
+        send(&mut client, &format!("echo {n}"), &key);
+        heard(&mut client, &key);
+    }
+    let mut page = |params: Value| {
+        let mut all = json!({"sessionKey": "main", "limit": 4});
+        for (key, value) in params.as_object().unwrap() {
+            all[key.as_str()] = value.clone();
+        }
+        client.call("chat.history", &all).unwrap()
+    };
+    let seqs = |page: &Value| {
+        let messages = page["messages"].as_array().unwrap().iter();
+        messages.map(|message| message["__openclaw"]["seq"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let last = page(json!({}));
+    assert_eq!((seqs(&last), last["hasMore"].as_bool()), (vec![3, 4, 5, 6], Some(true)));
+    let first = page(json!({"cursor": last["nextCursor"]}));
+    assert_eq!(
+        (seqs(&first), first["hasMore"].as_bool(), &first["nextCursor"]),
+        (vec![1, 2], Some(false), &Value::Null)
+    );
+    let known = last["deltaCursor"].clone();
+    assert_eq!(page(json!({"cursor": known}))["messages"], json!([]));
+    for odd in ["", "after", "after:x:1", "before:x:1", "after:x:y"] {
+        assert_eq!(page(json!({"cursor": odd})), json!({"kind": "reset"}), "{odd}");
+    }
+    send(&mut client, "echo more", "k9");
+    heard(&mut client, "k9");
+    let since = client.call("chat.history", &json!({"sessionKey": "main", "cursor": known})).unwrap();
+    let told = since["messages"].as_array().unwrap();
+    assert_eq!((since["kind"].as_str(), told.len(), told[1]["messageSeq"].as_u64()), (Some("delta"), 2, Some(8)));
+    assert_eq!(told[1]["message"]["content"][0]["text"], "more");
+    client.call("sessions.reset", &json!({"key": "main"})).unwrap();
+    let since = client.call("chat.history", &json!({"sessionKey": "main", "cursor": since["deltaCursor"]})).unwrap();
+    assert_eq!(since["kind"], "reset");
+}
+
+#[test]
+fn what_was_said_to_a_run_that_never_began_stays_said() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let mut client = gateway.operator();
+    send(&mut client, "slow", "k1");
+    client.find(|frame| frame["event"] == "chat" && frame["payload"]["state"] == "delta");
+    send(&mut client, "echo waits", "k2");
+    client.call("chat.abort", &json!({"sessionKey": "main"})).unwrap();
+    let end = client.call("agent.wait", &json!({"runId": "k2"})).unwrap();
+    assert_eq!(end["status"], "aborted");
+    let history = client.call("chat.history", &json!({"sessionKey": "main"})).unwrap();
+    let said: Vec<_> =
+        history["messages"].as_array().unwrap().iter().map(|message| &message["content"][0]["text"]).collect();
+    assert_eq!(said, ["slow", "Well", "echo waits"]);
 }

@@ -11,11 +11,16 @@ mod standin;
 mod support;
 
 mod api;
+mod approvals;
 mod chat;
 mod crash;
+mod list;
 mod node;
+mod pictures;
 mod profiles;
+mod reload;
 mod telegram;
+mod webhook;
 
 use serde_json::{Value, json};
 use standin::{BOT_TOKEN, BotApi, Model};

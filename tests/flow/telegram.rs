@@ -149,3 +149,81 @@ fn a_channel_is_stopped_and_started() {
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(bot.sent().len(), 2, "one idempotency key is one message");
 }
+
+#[test]
+fn a_long_answer_is_shown_while_it_is_written_and_edited_at_a_bounded_rate() {
+    let (model, bot) = (Model::start(Wire::OpenAi), BotApi::start());
+    let gateway = open_setup(&model, &bot).start();
+    bot.flood_edits(1);
+    let words = (0..30).map(|n| format!("w{n}")).collect::<Vec<_>>().join(" ");
+    bot.write(42, &format!("drip **{words}**"));
+    let mut operator = gateway.operator();
+    // Each word takes 150 ms.
+    let until = Instant::now() + SOON;
+    while bot.sent().first().is_none_or(|message| !message.text.ends_with("</b>")) {
+        assert!(Instant::now() < until, "{:?}", bot.sent());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (sent, edits) = (bot.sent(), bot.edits());
+    assert_eq!(sent.len(), 1, "the answer is the last edit of its beginning");
+    assert_eq!(sent[0].text, format!("<b>{words}</b>"));
+    assert!(sent[0].params["text"].as_str().unwrap().ends_with(" …"));
+    let (last, previews) = edits.split_last().unwrap();
+    assert_eq!((last.0, last.1.as_str()), (1, sent[0].text.as_str()));
+    assert!(!previews.is_empty() && previews.iter().all(|(_, text, _)| text.ends_with(" …")), "{previews:?}");
+    let gaps: Vec<_> = previews.windows(2).map(|pair| pair[1].2 - pair[0].2).collect();
+    assert!(gaps.iter().all(|gap| *gap > Duration::from_millis(900)), "{gaps:?}");
+    // Somebody has enough of it.
+    bot.write(42, &format!("drip {words}"));
+    bot.wait_for(2, SOON);
+    operator.call("chat.abort", &json!({"sessionKey": "main"})).unwrap();
+    let until = Instant::now() + SOON;
+    while !bot.sent()[1].text.ends_with("(stopped)") {
+        assert!(Instant::now() < until, "{:?}", bot.sent());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let history = transcript(&mut operator);
+    assert_eq!(history.len(), 4);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_an_answer_leaves_one_message() {
+    let (model, bot) = (Model::start(Wire::OpenAi), BotApi::start());
+    let gateway = open_setup(&model, &bot).start();
+    bot.write(42, "drip one two three four five six seven eight nine ten eleven twelve");
+    bot.wait_for(1, SOON);
+    // Which message the beginning is was stored when an edit of it came.
+    let until = Instant::now() + SOON;
+    while bot.edits().is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let setup = gateway.setup();
+    drop(gateway);
+    let _gateway = setup.start();
+    let until = Instant::now() + SOON;
+    while !bot.sent()[0].text.ends_with("twelve") {
+        assert!(Instant::now() < until, "{:?}", bot.sent());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(bot.sent().len(), 1);
+}
+
+#[test]
+fn new_and_stop_are_done_before_they_are_acknowledged() {
+    let (model, bot) = (Model::start(Wire::OpenAi), BotApi::start());
+    let gateway = open_setup(&model, &bot).start();
+    bot.write(42, "echo before");
+    bot.wait_for(1, SOON);
+    bot.write(42, "/new");
+    bot.write(42, "echo after");
+    let sent: Vec<_> = bot.wait_for(3, SOON).into_iter().map(|message| message.text).collect();
+    assert_eq!(sent.iter().filter(|text| *text == "A new conversation begins.").count(), 1, "{sent:?}");
+    assert_eq!(sent[2], "after");
+    let mut operator = gateway.operator();
+    assert_eq!(transcript(&mut operator).len(), 2);
+    bot.write(42, "slow");
+    bot.wait_for(4, SOON);
+    bot.write(42, "/stop");
+    assert_eq!(bot.wait_for(5, SOON)[4].text, "Stopped.");
+    assert!(bot.sent()[3].text.ends_with("(stopped)"), "{:?}", bot.sent());
+}

@@ -4,7 +4,7 @@
 
 use clawgate::channels::telegram::text;
 use clawgate::channels::telegram::update::{Bot, Decision, Update, decide};
-use clawgate::config::flow::{DmPolicy, DmScope, GroupPolicy, Telegram};
+use clawgate::config::flow::{DmPolicy, DmScope, GroupPolicy, Streaming, Telegram};
 
 fn settings() -> Telegram {
     Telegram {
@@ -20,6 +20,11 @@ fn settings() -> Telegram {
         webhook_url: None,
         webhook_secret: None,
         webhook_path: String::new(),
+        webhook_host: [127, 0, 0, 1].into(),
+        webhook_port: 8787,
+        webhook_cert_path: None,
+        streaming: Streaming::Partial,
+        media_max_bytes: 1_000_000,
     }
 }
 
@@ -27,9 +32,11 @@ pub(crate) fn check(data: &[u8]) {
     let Ok(update) = serde_json::from_slice::<Update>(data) else { return };
     let bot = Bot { id: 99, username: "HomeBot".to_owned() };
     let decision = decide(&update, &settings(), DmScope::PerChannelPeer, &bot, |_| false);
-    if let Decision::Ask { key, text: said, label, .. } = decision {
+    if let Decision::Ask { key, text: said, picture, label, .. } = decision {
         assert!(key.as_str().starts_with("agent:main:telegram:"));
-        assert!(!said.trim().is_empty() && said.chars().count() <= 16 * 1024);
+        assert!((!said.trim().is_empty() || picture.is_some()) && said.chars().count() <= 16 * 1024);
+        let plain = |id: &String| id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        assert!(picture.as_ref().is_none_or(|id| !id.is_empty() && id.len() <= 256 && plain(id)));
         assert!(label.chars().count() <= 64 && !label.chars().any(char::is_control));
         for limit in [16, 100, text::MAX_UNITS] {
             for part in text::split(&said, limit) {

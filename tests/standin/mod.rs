@@ -4,6 +4,7 @@
 //! stall, be gone. Start at [`BotApi`] and [`Model`].
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -112,9 +113,20 @@ fn reply(stream: &mut TcpStream, status: u16, body: &Value) {
 #[derive(Clone, Debug)]
 pub struct SentMessage {
     pub chat: String,
+    /// As it reads now, after all edits.
     pub text: String,
     pub params: Value,
     pub at: Instant,
+    /// The bytes, of a picture.
+    pub photo: Option<Vec<u8>>,
+}
+
+/// Where the Bot API brings updates to.
+#[derive(Clone, Debug)]
+pub struct SetWebhook {
+    pub url: String,
+    pub secret: String,
+    pub has_certificate: bool,
 }
 
 #[derive(Default)]
@@ -126,6 +138,12 @@ struct BotState {
     delivered_at: Option<Instant>,
     /// Calls of sendMessage that are still to be refused with 429.
     floods: usize,
+    /// Calls of editMessageText that are still to be refused with 429.
+    edit_floods: usize,
+    /// Every edit: of which message, its text, and when.
+    edits: Vec<(usize, String, Instant)>,
+    files: HashMap<String, Vec<u8>>,
+    webhook: Option<SetWebhook>,
     /// The highest offset the gateway has asked from: everything before it is acknowledged.
     offset: i64,
 }
@@ -136,17 +154,23 @@ pub struct BotApi {
     state: Arc<(Mutex<BotState>, Condvar)>,
     outage: Arc<AtomicBool>,
     pub port: u16,
+    pub token: String,
 }
 
 pub const BOT_TOKEN: &str = "99:stand-in";
 
 impl BotApi {
     pub fn start() -> Self {
+        Self::start_as(BOT_TOKEN)
+    }
+
+    /// For the bot of another token, which begins with the bot's number.
+    pub fn start_as(token: &str) -> Self {
         let state: Arc<(Mutex<BotState>, Condvar)> = Arc::default();
         let outage = Arc::new(AtomicBool::new(false));
-        let shared = Arc::clone(&state);
-        let port = serve(Arc::clone(&outage), move |request, stream| answer_bot(&shared, &request, stream));
-        Self { state, outage, port }
+        let (shared, own) = (Arc::clone(&state), token.to_owned());
+        let port = serve(Arc::clone(&outage), move |request, stream| answer_bot(&shared, &own, &request, stream));
+        Self { state, outage, port, token: token.to_owned() }
     }
 
     pub fn root(&self) -> String {
@@ -164,16 +188,66 @@ impl BotApi {
         self.state.0.lock().unwrap().floods = count;
     }
 
+    /// Refuses the next `count` edits with 429.
+    pub fn flood_edits(&self, count: usize) {
+        self.state.0.lock().unwrap().edit_floods = count;
+    }
+
     /// Somebody writes to the bot. Gives the number of the update.
     pub fn write(&self, from: i64, text: &str) -> i64 {
+        let update = self.update(from, json!({"text": text}));
+        let id = update["update_id"].as_i64().unwrap();
+        self.state.0.lock().unwrap().updates.push(update);
+        self.state.1.notify_all();
+        id
+    }
+
+    /// Somebody sends a picture.
+    pub fn send_photo(&self, from: i64, picture: &[u8], caption: &str) {
+        let mut state = self.state.0.lock().unwrap();
+        let id = format!("file{}", state.files.len());
+        state.files.insert(id.clone(), picture.to_vec());
+        drop(state);
+        let sizes = json!([{"file_id": id, "width": 640, "height": 480, "file_size": picture.len()}]);
+        let update = self.update(from, json!({"photo": sizes, "caption": caption}));
+        self.state.0.lock().unwrap().updates.push(update);
+        self.state.1.notify_all();
+    }
+
+    /// An update with a message of that, which nobody has been told of yet.
+    pub fn update(&self, from: i64, message: Value) -> Value {
         let mut state = self.state.0.lock().unwrap();
         state.next_id += 1;
         let id = state.next_id;
         let user = json!({"id": from, "is_bot": false, "first_name": "Ann"});
-        state.updates.push(json!({"update_id": id, "message": {"message_id": 1000 + id, "from": user,
-            "chat": {"id": from, "type": "private"}, "date": 1, "text": text}}));
-        self.state.1.notify_all();
-        id
+        let mut whole =
+            json!({"message_id": 1000 + id, "from": user, "chat": {"id": from, "type": "private"}, "date": 1});
+        for (key, value) in message.as_object().unwrap() {
+            whole[key.as_str()] = value.clone();
+        }
+        json!({"update_id": id, "message": whole})
+    }
+
+    /// Which webhook is set.
+    pub fn webhook(&self) -> Option<SetWebhook> {
+        self.state.0.lock().unwrap().webhook.clone()
+    }
+
+    /// Waits until a webhook is set.
+    #[track_caller]
+    pub fn wait_for_webhook(&self) -> SetWebhook {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(webhook) = self.webhook() {
+                return webhook;
+            }
+            assert!(Instant::now() < until, "no webhook was set");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn edits(&self) -> Vec<(usize, String, Instant)> {
+        self.state.0.lock().unwrap().edits.clone()
     }
 
     pub fn sent(&self) -> Vec<SentMessage> {
@@ -209,19 +283,49 @@ impl BotApi {
     }
 }
 
-fn answer_bot(shared: &(Mutex<BotState>, Condvar), request: &Request, stream: &mut TcpStream) {
+/// A field of a form with files.
+fn form_field(body: &[u8], name: &str) -> Option<Vec<u8>> {
+    let find =
+        |from: usize, what: &[u8]| body[from..].windows(what.len()).position(|at| at == what).map(|at| from + at);
+    if !body.starts_with(b"--") {
+        return None;
+    }
+    let boundary = [b"\r\n", &body[..find(0, b"\r\n")?]].concat();
+    let head = find(0, format!("name=\"{name}\"").as_bytes())?;
+    let start = find(head, b"\r\n\r\n")? + 4;
+    Some(body[start..find(start, &boundary)?].to_vec())
+}
+
+fn answer_bot(shared: &(Mutex<BotState>, Condvar), token: &str, request: &Request, stream: &mut TcpStream) {
     let (lock, changed) = shared;
-    let Some(method) = request.path.strip_prefix(&format!("/bot{BOT_TOKEN}/")) else {
+    if let Some(file) = request.path.strip_prefix(&format!("/file/bot{token}/photos/")) {
+        let id = file.trim_end_matches(".jpg");
+        let bytes = lock.lock().unwrap().files.get(id).cloned().unwrap_or_default();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", bytes.len());
+        let _ = stream.write_all(&[head.as_bytes(), &bytes].concat());
+        return;
+    }
+    let flood = json!({"ok": false, "error_code": 429, "description": "Too Many Requests: retry after 1",
+        "parameters": {"retry_after": 1}});
+    let Some(method) = request.path.strip_prefix(&format!("/bot{token}/")) else {
         return reply(stream, 401, &json!({"ok": false, "error_code": 401, "description": "Unauthorized"}));
     };
     let params = request.json();
     let ok = |result: Value| json!({"ok": true, "result": result});
     match method {
-        "getMe" => reply(stream, 200, &ok(json!({"id": 99, "is_bot": true, "first_name": "b", "username": "HomeBot"}))),
+        "getMe" => {
+            let id: i64 = token.split(':').next().and_then(|id| id.parse().ok()).unwrap();
+            reply(stream, 200, &ok(json!({"id": id, "is_bot": true, "first_name": "b", "username": "HomeBot"})));
+        }
         "getUpdates" => {
             let offset = params["offset"].as_i64().unwrap_or(0);
             let until = Instant::now() + Duration::from_secs(params["timeout"].as_u64().unwrap_or(0));
             let mut state = lock.lock().unwrap();
+            if state.webhook.is_some() {
+                drop(state);
+                let conflict = "Conflict: can't use getUpdates method while webhook is active";
+                return reply(stream, 409, &json!({"ok": false, "error_code": 409, "description": conflict}));
+            }
             state.offset = state.offset.max(offset);
             state.updates.retain(|update| update["update_id"].as_i64().unwrap_or(0) >= offset);
             while state.updates.is_empty() && Instant::now() < until {
@@ -236,23 +340,85 @@ fn answer_bot(shared: &(Mutex<BotState>, Condvar), request: &Request, stream: &m
             drop(state);
             reply(stream, 200, &ok(Value::Array(updates)));
         }
-        "sendMessage" => {
+        "sendMessage" | "sendPhoto" => {
             let at = Instant::now();
             let mut state = lock.lock().unwrap();
             if state.floods > 0 {
                 state.floods -= 1;
                 drop(state);
-                let flood = json!({"ok": false, "error_code": 429, "description": "Too Many Requests: retry after 1",
-                    "parameters": {"retry_after": 1}});
                 return reply(stream, 429, &flood);
             }
             let text = |key: &str| params[key].as_str().map_or_else(|| params[key].to_string(), str::to_owned);
-            let message = SentMessage { chat: text("chat_id"), text: text("text"), params: params.clone(), at };
+            let message = if method == "sendPhoto" {
+                let field = |name| form_field(&request.body, name).map(|value| String::from_utf8(value).unwrap());
+                SentMessage {
+                    chat: field("chat_id").unwrap(),
+                    text: field("caption").unwrap_or_default(),
+                    params: params.clone(),
+                    at,
+                    photo: form_field(&request.body, "photo"),
+                }
+            } else {
+                SentMessage { chat: text("chat_id"), text: text("text"), params: params.clone(), at, photo: None }
+            };
             state.sent.push(message);
             let id = state.sent.len();
             changed.notify_all();
             drop(state);
             reply(stream, 200, &ok(json!({"message_id": id})));
+        }
+        "editMessageText" => {
+            let mut state = lock.lock().unwrap();
+            if state.edit_floods > 0 {
+                state.edit_floods -= 1;
+                drop(state);
+                return reply(stream, 429, &flood);
+            }
+            let id = usize::try_from(params["message_id"].as_u64().unwrap_or(0)).unwrap();
+            let text = params["text"].as_str().unwrap_or_default().to_owned();
+            let refused = |description: &str| json!({"ok": false, "error_code": 400, "description": description});
+            let refusal = match state.sent.get_mut(id.wrapping_sub(1)) {
+                None => Some("Bad Request: message to edit not found"),
+                Some(message) if message.text == text => Some("Bad Request: message is not modified"),
+                Some(message) => {
+                    message.text.clone_from(&text);
+                    None
+                }
+            };
+            state.edits.push((id, text, Instant::now()));
+            changed.notify_all();
+            drop(state);
+            match refusal {
+                Some(refusal) => reply(stream, 400, &refused(refusal)),
+                None => reply(stream, 200, &ok(json!({"message_id": id}))),
+            }
+        }
+        "getFile" => {
+            let state = lock.lock().unwrap();
+            let id = params["file_id"].as_str().unwrap_or_default().to_owned();
+            let size = state.files.get(&id).map(Vec::len);
+            drop(state);
+            match size {
+                Some(size) => {
+                    let file = json!({"file_id": id, "file_size": size, "file_path": format!("photos/{id}.jpg")});
+                    reply(stream, 200, &ok(file));
+                }
+                None => reply(stream, 400, &json!({"ok": false, "error_code": 400, "description": "no such file"})),
+            }
+        }
+        "setWebhook" => {
+            let field = |name: &str| {
+                let of_form = form_field(&request.body, name).map(|value| String::from_utf8(value).unwrap());
+                of_form.or_else(|| params[name].as_str().map(str::to_owned)).unwrap_or_default()
+            };
+            let has_certificate = form_field(&request.body, "certificate").is_some();
+            let webhook = SetWebhook { url: field("url"), secret: field("secret_token"), has_certificate };
+            lock.lock().unwrap().webhook = Some(webhook);
+            reply(stream, 200, &ok(json!(true)));
+        }
+        "deleteWebhook" => {
+            lock.lock().unwrap().webhook = None;
+            reply(stream, 200, &ok(json!(true)));
         }
         "sendChatAction" => {
             lock.lock().unwrap().typed += 1;
@@ -269,9 +435,11 @@ pub enum Wire {
     Anthropic,
 }
 
-/// A model that, asked anything, asks a node where `uname` is, and then says so. A message that begins with `echo` it
-/// echoes word by word, one that begins with `shout` as a whole and louder; one that begins with `run` it wants run as a command; one that begins with `slow` it never
-/// finishes, and one that begins with `pause` after a second.
+/// A model that, asked anything, asks a node where `uname` is, and then says so; a number at the end of the question
+/// comes back in the call and in the answer. A message that begins with `echo` it echoes word by word, one with `drip`
+/// slowly, one with `shout` as a whole and louder; one that begins with `run` it wants run as a command; one that begins
+/// with `slow` it never finishes, and one with `pause` after a second; `snap` takes a picture with a node and shows it;
+/// `look` says how many pictures it has seen.
 #[derive(Clone)]
 pub struct Model {
     pub wire: Wire,
@@ -345,26 +513,53 @@ impl Model {
 enum Act {
     Call(&'static str, Value),
     Say(Vec<String>),
+    /// The same, with a pause before each word.
+    Drip(Vec<String>),
     Stall,
     Pause,
 }
 
-fn act(asked: &str, result: Option<&str>) -> Act {
+/// Between two words of a slow answer.
+const DRIP: Duration = Duration::from_millis(150);
+
+fn act(asked: &str, result: Option<&str>, pictures: usize) -> Act {
     let words = |text: &str| text.split_inclusive(' ').map(str::to_owned).collect();
+    let number = asked.rsplit(' ').next().filter(|word| word.parse::<u32>().is_ok());
     if let Some(result) = result {
+        let result_json = serde_json::from_str::<Value>(result).unwrap_or_default();
+        if let Some(reference) = result_json["attach"].as_str() {
+            return Act::Say(vec![format!("Here it is ({pictures} seen).\n{reference}")]);
+        }
         let bins = serde_json::from_str::<Value>(result).ok();
         let path = bins.as_ref().and_then(|bins| bins["bins"]["uname"].as_str());
-        return Act::Say(words(
-            &path.map_or_else(|| format!("No: {result}"), |path| format!("uname is at {path} there.")),
-        ));
+        return Act::Say(words(&path.map_or_else(
+            || format!("No: {result}"),
+            |path| {
+                let number = number.map(|number| format!(" (question {number})")).unwrap_or_default();
+                format!("uname is at {path} there.{number}")
+            },
+        )));
     }
     match asked.split_once(' ').unwrap_or((asked, "")) {
         ("echo", rest) => Act::Say(words(rest)),
+        ("drip", rest) => Act::Drip(words(rest)),
         ("slow", _) => Act::Stall,
         ("pause", _) => Act::Pause,
         ("shout", _) => Act::Say(words(&format!("{asked}!"))),
+        ("sneak", rest) => Act::Call(
+            "nodes",
+            json!({"action": "invoke", "node": "desk", "command": rest, "params": {"command": ["rm", "-rf", "/"]}}),
+        ),
+        ("snap", _) => Act::Call("camera_snap", json!({})),
+        ("look", rest) => Act::Say(vec![format!("I see {pictures} and read {rest:?}.")]),
         ("run", rest) => Act::Call("exec", json!({"command": rest.split(' ').collect::<Vec<_>>()})),
-        _ => Act::Call("system_which", json!({"bins": ["uname"]})),
+        _ => Act::Call(
+            "system_which",
+            match number {
+                Some(number) => json!({"bins": ["uname"], "question": number}),
+                None => json!({"bins": ["uname"]}),
+            },
+        ),
     }
 }
 
@@ -377,22 +572,36 @@ fn answer_model(wire: Wire, request: &Request, stream: &mut TcpStream) {
         return reply(stream, 401, &json!({"error": {"message": "wrong path or key"}}));
     }
     let body = request.json();
-    let last = body["messages"].as_array().and_then(|messages| messages.last()).cloned().unwrap_or_default();
-    let parts = last["content"].as_array().cloned().unwrap_or_default();
-    let text = last["content"]
-        .as_str()
-        .map(str::to_owned)
-        .or_else(|| parts.iter().rev().find_map(|part| part["text"].as_str().map(str::to_owned)));
-    let text = text.unwrap_or_default();
-    let result = match wire {
-        Wire::OpenAi => (last["role"] == "tool").then(|| text.clone()),
-        Wire::Anthropic => parts
-            .last()
-            .filter(|part| part["type"] == "tool_result")
-            .and_then(|part| part["content"][0]["text"].as_str().map(str::to_owned)),
+    let messages = body["messages"].as_array().cloned().unwrap_or_default();
+    let text_of = |message: &Value| {
+        let parts = message["content"].as_array().cloned().unwrap_or_default();
+        let text = message["content"].as_str().map(str::to_owned);
+        text.or_else(|| parts.iter().rev().find_map(|part| part["text"].as_str().map(str::to_owned)))
+            .unwrap_or_default()
     };
+    let returned =
+        |message: &&Value| message["content"][0]["text"].as_str().is_some_and(|text| text.starts_with("[what"));
+    // What the user said last, and the result that has come since.
+    let is_result = |message: &Value| {
+        message["role"] == "tool"
+            || message["content"].as_array().is_some_and(|parts| parts.iter().any(|part| part["type"] == "tool_result"))
+    };
+    let asked_at =
+        messages.iter().rposition(|message| message["role"] == "user" && !returned(&message) && !is_result(message));
+    let text = asked_at.map(|at| text_of(&messages[at])).unwrap_or_default();
+    let result = messages.iter().skip(asked_at.map_or(0, |at| at + 1)).rfind(|message| is_result(message));
+    let result = result.map(|message| match wire {
+        Wire::OpenAi => text_of(message),
+        Wire::Anthropic => {
+            let parts = message["content"].as_array().unwrap();
+            let part = parts.iter().rfind(|part| part["type"] == "tool_result").unwrap();
+            part["content"][0]["text"].as_str().unwrap_or_default().to_owned()
+        }
+    });
+    let pictures = body["messages"].to_string();
+    let pictures = pictures.matches("\"type\":\"image_url\"").count() + pictures.matches("\"type\":\"image\"").count();
     let tools = body["tools"].to_string();
-    let act = match act(&text, result.as_deref()) {
+    let act = match act(&text, result.as_deref(), pictures) {
         Act::Call(name, _) if !tools.contains(name) => Act::Say(vec!["There is no node.".to_owned()]),
         act => act,
     };
@@ -436,6 +645,13 @@ fn stream_openai(act: &Act, event: &mut dyn FnMut(&str)) {
             }
             delta(json!({}), json!("stop"));
         }
+        Act::Drip(words) => {
+            for word in words {
+                thread::sleep(DRIP);
+                delta(json!({"content": word}), Value::Null);
+            }
+            delta(json!({}), json!("stop"));
+        }
         Act::Stall => return delta(json!({"content": "Well"}), Value::Null),
         Act::Pause => {
             delta(json!({"content": "Wait"}), Value::Null);
@@ -459,9 +675,12 @@ fn stream_anthropic(act: &Act, event: &mut dyn FnMut(&str)) {
                 "delta": {"type": "input_json_delta", "partial_json": arguments.to_string()}}));
             "tool_use"
         }
-        Act::Say(words) => {
+        Act::Say(words) | Act::Drip(words) => {
             send(json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}));
             for word in words {
+                if matches!(act, Act::Drip(_)) {
+                    thread::sleep(DRIP);
+                }
                 send(json!({"type": "content_block_delta", "index": 0,
                     "delta": {"type": "text_delta", "text": word}}));
             }

@@ -12,7 +12,24 @@ use crate::sessions::message::{Block, Message, Usage};
 /// The body of `POST <baseUrl>/chat/completions`.
 pub fn request(ask: &Ask<'_>) -> Value {
     let mut messages = vec![json!({"role": "system", "content": ask.system})];
-    messages.extend(ask.messages.iter().filter_map(message));
+    // This wire takes pictures of a user alone: what tools returned follows their results, which must stand together.
+    let mut returned = Vec::new();
+    for said in ask.messages {
+        match said {
+            Message::ToolResult { tool_name, content, .. } => {
+                let pictures = content.iter().filter_map(picture);
+                let before = returned.len();
+                returned.extend(pictures);
+                if returned.len() > before {
+                    let note = json!({"type": "text", "text": format!("[what {tool_name} returned:]")});
+                    returned.insert(before, note);
+                }
+            }
+            _ => messages.extend(take_returned(&mut returned)),
+        }
+        messages.extend(message(said));
+    }
+    messages.extend(take_returned(&mut returned));
     let mut body = json!({
         "model": ask.model,
         "messages": messages,
@@ -45,6 +62,15 @@ fn tool(tool: &ToolSpec) -> Value {
     json!({"type": "function", "function": function})
 }
 
+fn take_returned(returned: &mut Vec<Value>) -> Option<Value> {
+    (!returned.is_empty()).then(|| json!({"role": "user", "content": std::mem::take(returned)}))
+}
+
+fn picture(block: &Block) -> Option<Value> {
+    let Block::Image { data, mime_type } = block else { return None };
+    Some(json!({"type": "image_url", "image_url": {"url": format!("data:{mime_type};base64,{data}")}}))
+}
+
 fn message(message: &Message) -> Option<Value> {
     Some(match message {
         Message::User { content, .. } => {
@@ -56,10 +82,7 @@ fn message(message: &Message) -> Option<Value> {
                 .iter()
                 .filter_map(|block| match block {
                     Block::Text { text } => Some(json!({"type": "text", "text": text})),
-                    Block::Image { data, mime_type } => {
-                        let url = format!("data:{mime_type};base64,{data}");
-                        Some(json!({"type": "image_url", "image_url": {"url": url}}))
-                    }
+                    Block::Image { .. } => picture(block),
                     Block::ToolCall { .. } => None,
                 })
                 .collect();
@@ -268,5 +291,30 @@ mod tests {
                     [{"id": "c", "type": "function", "function": {"name": "nodes", "arguments": "{\"a\":1}"}}]},
                 {"role": "tool", "tool_call_id": "c", "content": "r"}])
         );
+    }
+
+    #[test]
+    fn pictures_that_tools_returned_follow_all_their_results() {
+        let result = |id: &str| Message::ToolResult {
+            tool_call_id: id.into(),
+            tool_name: "camera_snap".into(),
+            content: vec![
+                Block::Text { text: id.into() },
+                Block::Image { data: id.into(), mime_type: "image/png".into() },
+            ],
+            is_error: false,
+            timestamp: UnixMs(0),
+        };
+        let messages = [Message::user("hi", UnixMs(0)), result("a"), result("b")];
+        let ask = Ask { model: "m", max_tokens: 7, system: "s", messages: &messages, tools: &[] };
+        let sent = request(&ask);
+        let roles: Vec<_> = sent["messages"].as_array().unwrap().iter().map(|message| &message["role"]).collect();
+        assert_eq!(roles, ["system", "user", "tool", "tool", "user"]);
+        let urls = sent["messages"][4]["content"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|part| part["image_url"]["url"].as_str());
+        assert_eq!(urls.collect::<Vec<_>>(), ["data:image/png;base64,a", "data:image/png;base64,b"]);
     }
 }

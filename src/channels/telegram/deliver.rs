@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::api::ApiError;
-use super::{ACCOUNT, Account, CHANNEL, text};
+use super::{ACCOUNT, Account, CHANNEL, Switch, text};
 use crate::channels::Channels;
 use crate::channels::record::{self, Outgoing, Sent};
 use crate::clock::UnixMs;
@@ -21,8 +21,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 pub(super) async fn run(channels: &Channels, account: &Account) {
     let mut switch = account.run.subscribe();
     loop {
-        if switch.wait_for(|on| *on).await.is_err() {
-            return;
+        match switch.wait_for(|switch| *switch != Switch::Off).await.map(|switch| *switch) {
+            Ok(Switch::On) => {}
+            _ => return,
         }
         // A message that is on its way is brought to its end, also when the channel is stopped.
         let wait = match one(channels, account).await {
@@ -36,7 +37,7 @@ pub(super) async fn run(channels: &Channels, account: &Account) {
         tokio::select! {
             () = account.waiting.notified() => {}
             () = tokio::time::sleep(wait) => {}
-            _ = switch.wait_for(|on| !*on) => {}
+            _ = switch.wait_for(|switch| *switch != Switch::On) => {}
         }
     }
 }
@@ -55,8 +56,27 @@ async fn one(channels: &Channels, account: &Account) -> Result<Option<Duration>,
             return Ok(Some(wait.min(LOOK_AGAIN)));
         }
     };
-    let sent = send(account, &message).await;
     let seq = message.seq;
+    let preview = match &message.preview {
+        None => None,
+        Some(run_id) => {
+            account.previews.quiet(run_id).await;
+            let id = run_id.clone();
+            channels.store().read(move |db| record::preview(db, &id)).await?
+        }
+    };
+    let sent = match preview {
+        None => send(account, &message).await,
+        Some(message_id) => match edit(account, &message, message_id).await {
+            Some(sent) => sent,
+            None => {
+                let again =
+                    move |tx: &crate::store::Tx<'_>| Ok::<_, RpcError>(Change::of(record::without_preview(tx, seq)?));
+                channels.store().write(again).await?;
+                return Ok(None);
+            }
+        },
+    };
     match &sent {
         Sent::Yes(_) => account.lock().last_outbound_at = Some(UnixMs::now()),
         Sent::Later(_, why) => {
@@ -71,8 +91,40 @@ async fn one(channels: &Channels, account: &Account) -> Result<Option<Duration>,
     Ok(None)
 }
 
+/// Puts the answer in the place of its preview; `None` when that is not there any more.
+async fn edit(account: &Account, message: &Outgoing, message_id: i64) -> Option<Sent> {
+    let Outgoing { target, text, attempts, .. } = message;
+    let mut result = account.api.edit(target, message_id, &text::html(text), true).await;
+    if matches!(&result, Err(ApiError::Refused { code: 400, description, .. }) if description.contains("parse")) {
+        result = account.api.edit(target, message_id, text, false).await;
+    }
+    match &result {
+        Ok(()) => account.succeeded(),
+        Err(error @ ApiError::Lost { .. }) => account.failed(error),
+        Err(_) => {}
+    }
+    match judge(result.map(|()| Some(message_id)), attempts + 1, UnixMs::now()) {
+        // Made twice, it is made once.
+        Sent::Unknown(why) => Some(Sent::Later(UnixMs::now().plus(1000), why)),
+        Sent::Never(why) => {
+            tracing::warn!(channel = CHANNEL, why, "a preview cannot be edited any more: the answer follows it");
+            None
+        }
+        sent => Some(sent),
+    }
+}
+
 async fn send(account: &Account, message: &Outgoing) -> Sent {
     let Outgoing { target, thread, reply_to, text, attempts, .. } = message;
+    if let Some(picture) = &message.picture {
+        let result = account.api.send_photo(target, *thread, *reply_to, picture, &text::html(text)).await;
+        match &result {
+            Ok(_) => account.succeeded(),
+            Err(error @ ApiError::Lost { .. }) => account.failed(error),
+            Err(_) => {}
+        }
+        return judge(result, attempts + 1, UnixMs::now());
+    }
     let mut result = account.api.send(target, *thread, *reply_to, &text::html(text), true).await;
     // Its tags are not understood: the words matter more.
     if matches!(&result, Err(ApiError::Refused { code: 400, description, .. }) if description.contains("parse")) {

@@ -1,31 +1,24 @@
 //! Long polling: asks for updates, hands them over, and asks for the next ones only when they are stored.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::api::{ApiError, POLL_S};
-use super::{ACCOUNT, Account, CHANNEL, receive};
+use super::{Account, CHANNEL, receive, while_on};
 use crate::channels::{Channels, record};
+use crate::clock::UnixMs;
 use crate::id;
 
 /// The longest pause after failures in a row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Polls while the account is to run.
-pub(super) async fn run(channels: &Channels, account: &Account) {
-    let mut switch = account.run.subscribe();
-    loop {
-        if switch.wait_for(|on| *on).await.is_err() {
-            return;
-        }
-        tokio::select! {
-            () = poll(channels, account) => {}
-            _ = switch.wait_for(|on| !*on) => {}
-        }
-    }
+pub(super) async fn run(channels: &Channels, account: &Arc<Account>) {
+    while_on(account, || poll(channels, account)).await;
 }
 
 /// Polls until dropped. What was read of a request that is dropped was not stored, and comes again.
-async fn poll(channels: &Channels, account: &Account) {
+async fn poll(channels: &Channels, account: &Arc<Account>) {
     let mut failures = 0u32;
     loop {
         match round(channels, account).await {
@@ -46,17 +39,18 @@ async fn poll(channels: &Channels, account: &Account) {
     }
 }
 
-async fn round(channels: &Channels, account: &Account) -> Result<(), ApiError> {
+async fn round(channels: &Channels, account: &Arc<Account>) -> Result<(), ApiError> {
     if account.health().bot.is_none() {
         let bot = account.api.me().await?;
         // A webhook of a former configuration would keep every update to itself.
-        account.api.call("deleteWebhook", &serde_json::json!({}), Duration::from_secs(20)).await?;
+        account.api.delete_webhook().await?;
         tracing::info!(channel = CHANNEL, bot = %bot.username, "the bot is known");
         account.lock().bot = Some(bot);
         account.succeeded();
     }
     let lost = |error: crate::store::StoreError| ApiError::Lost { reason: error.to_string(), sent: false };
-    let next = channels.store().read(|db| record::next_update(db, CHANNEL, ACCOUNT)).await.map_err(lost)?;
+    let (now, bot) = (UnixMs::now(), account.health().bot.unwrap_or_default().id);
+    let next = channels.store().read(move |db| record::next_update(db, CHANNEL, bot, now)).await.map_err(lost)?;
     let updates = account.api.updates(next, POLL_S).await?;
     if !updates.is_empty() {
         receive::all(channels, account, updates)
@@ -67,7 +61,7 @@ async fn round(channels: &Channels, account: &Account) -> Result<(), ApiError> {
 }
 
 /// How long to wait after a failure.
-fn pause(error: &ApiError, failures: u32) -> Duration {
+pub(super) fn pause(error: &ApiError, failures: u32) -> Duration {
     if let ApiError::Refused { retry_after: Some(after), .. } = error {
         return (*after).min(Duration::from_secs(3600));
     }

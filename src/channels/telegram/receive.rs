@@ -1,87 +1,171 @@
 //! What is stored of updates: the run that a message starts, or the answer it gets, together with how far was read.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::update::{Bot, Decision, Place, Update, decide};
-use super::{ACCOUNT, Account, CHANNEL};
-use crate::agent::{Accepted, Agent, Asked, Route, Taken};
+use super::{ACCOUNT, Account, CHANNEL, company};
+use crate::agent::{Accepted, Asked, Route, Taken};
 use crate::channels::{Channels, pairing, record};
 use crate::clock::UnixMs;
 use crate::id;
-use crate::rpc::error::RpcError;
+use crate::rpc::error::{ErrorCode, RpcError};
 use crate::sessions::Origin;
 use crate::sessions::key::SessionKey;
 use crate::sessions::message::{Block, Message};
 use crate::store::{Change, StoreError, Tx};
 use crate::task;
 
-/// How often those who wait see that an answer is being written: Telegram shows it for five seconds.
-const TYPING_EVERY: Duration = Duration::from_secs(4);
+/// What the model is told of where it speaks.
+const MANNERS: &str = "This conversation is on Telegram: answer in short paragraphs, without tables. A tool that returns a \
+                       picture gives an `attach` value; a line with that value alone shows the picture to the user.";
 
 /// What is to happen once an update is stored.
 enum After {
-    /// A run has begun: its place and its id.
-    Began(Place, String),
-    /// The session is to begin anew; the update is answered when it has.
-    Reset(SessionKey, Place, i64),
-    /// What the session does is to stop.
-    Stop(SessionKey),
+    /// A run has begun: its place, its session and its id.
+    Began(Place, SessionKey, String),
     /// Something is in the outbox.
     Sent,
 }
 
-/// Stores `updates`, in their order, in one transaction. One that can't be taken now and everything behind it is left
-/// for the next request.
+/// What somebody has told the bot to do with the session. It is done before the update is noted as taken in: after a
+/// crash in between the update comes again, and doing it twice is doing it once.
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Reset,
+    Stop,
+}
+
+/// How far the updates of a batch were stored.
+struct Stored {
+    after: Vec<After>,
+    /// Why it ended before the last one.
+    held: Option<Held>,
+    /// Those behind.
+    rest: VecDeque<Value>,
+}
+
+enum Held {
+    /// It can't be taken now.
+    Full(RpcError),
+    /// Something is to be done first.
+    Command(Command, SessionKey, Place, i64),
+}
+
+/// Stores `updates`, in their order, each once. One that can't be taken now and everything behind it is left for the
+/// next request.
 ///
 /// # Errors
-/// Nothing, or not all, was stored; what was is not read again.
-pub(super) async fn all(channels: &Channels, account: &Account, updates: Vec<Value>) -> Result<(), RpcError> {
+/// Nothing, or not all, was stored; what was is not taken in again.
+pub(super) async fn all(channels: &Channels, account: &Arc<Account>, updates: Vec<Value>) -> Result<(), RpcError> {
+    let _one = account.intake.lock().await;
+    let mut updates = VecDeque::from(updates);
+    loop {
+        let Stored { after, held, rest } = store(channels, account, updates).await?;
+        for after in after {
+            account.lock().last_inbound_at = Some(UnixMs::now());
+            match after {
+                After::Began(place, key, run_id) => {
+                    let company = company::keep(channels.clone(), Arc::clone(account), place, key, run_id);
+                    task::spawn_on(&channels.0.runtime, "telegram.company", company);
+                }
+                After::Sent => account.wake(),
+            }
+        }
+        match held {
+            None => return Ok(()),
+            Some(Held::Full(error)) => return Err(error),
+            Some(Held::Command(command, key, place, update_id)) => {
+                obey(channels, account, command, &key, place, update_id).await?;
+            }
+        }
+        updates = rest;
+    }
+}
+
+/// Stores updates up to the first that is to be obeyed or can't be taken, in one transaction.
+async fn store(channels: &Channels, account: &Account, mut updates: VecDeque<Value>) -> Result<Stored, RpcError> {
     let bot = account.health().bot.unwrap_or_default();
-    let own = bot.clone();
     let (settings, dm_scope, handle) = (account.settings.clone(), account.dm_scope, channels.clone());
     let now = UnixMs::now();
-    let (after, full) = channels
-        .store()
-        .write(move |tx| {
-            let mut next = record::next_update(tx, CHANNEL, ACCOUNT)?;
-            let (mut after, mut begun, mut full) = (Vec::new(), Vec::new(), None);
-            for value in updates {
-                let update_id = value["update_id"].as_i64().unwrap_or(-1);
-                // Read before: the Bot API had not heard of it.
-                if update_id < next {
-                    continue;
-                }
-                // An update that is not understood is passed over, not read for ever.
-                if let Ok(update) = serde_json::from_value::<Update>(value) {
-                    let approved = |sender: &str| record::is_allowed(tx, CHANNEL, ACCOUNT, sender).unwrap_or(false);
-                    let decision = decide(&update, &settings, dm_scope, &own, approved);
-                    match take(&handle, tx, &own, update_id, decision, &mut begun, now) {
-                        Ok(more) => after.extend(more),
-                        Err(error) => {
-                            full = Some(error);
-                            break;
-                        }
-                    }
-                }
-                next = update_id + 1;
+    let op = move |tx: &Tx<'_>| {
+        let (mut after, mut begun, mut held) = (Vec::new(), Vec::new(), None);
+        while let Some(value) = updates.pop_front() {
+            let Some(update_id) = value["update_id"].as_i64() else { continue };
+            if record::is_seen(tx, CHANNEL, bot.id, update_id)? {
+                continue;
             }
-            record::set_next_update(tx, CHANNEL, ACCOUNT, next)?;
-            // Whoever waits for this may be dropped: what is stored begins all the same.
-            let agent = handle.agent().clone();
-            Ok::<_, RpcError>(Change::of((after, full)).publish(move || {
-                for accepted in begun {
-                    agent.begin(accepted);
+            // An update that is not understood is passed over, not read for ever.
+            if let Ok(update) = serde_json::from_value::<Update>(value) {
+                let approved = |sender: &str| record::is_allowed(tx, CHANNEL, ACCOUNT, sender).unwrap_or(false);
+                let decision = decide(&update, &settings, dm_scope, &bot, approved);
+                match take(&handle, tx, &bot, update_id, decision, &mut begun, now) {
+                    Ok(Taking::Done(more)) => after.extend(more),
+                    Ok(Taking::First(command, key, place)) => {
+                        held = Some(Held::Command(command, key, place, update_id));
+                        break;
+                    }
+                    Err(error) if error.code == ErrorCode::Unavailable => {
+                        held = Some(Held::Full(error));
+                        break;
+                    }
+                    // It would be refused for ever, and everything behind it would wait.
+                    Err(error) => tracing::error!(
+                        channel = CHANNEL, update = update_id, error = %error.message, "an update is passed over"
+                    ),
                 }
-            }))
-        })
-        .await?;
-    for after in after {
-        carry_on(channels, &bot, after).await;
-    }
-    full.map_or(Ok(()), Err)
+            }
+            record::set_seen(tx, CHANNEL, bot.id, update_id, now)?;
+        }
+        // Whoever waits for this may be dropped: what is stored begins all the same.
+        let agent = handle.agent().clone();
+        Ok::<_, RpcError>(Change::of(Stored { after, held, rest: updates }).publish(move || {
+            for accepted in begun {
+                agent.begin(accepted);
+            }
+        }))
+    };
+    channels.store().write(op).await
+}
+
+/// Does what was told, then notes it, with the answer.
+async fn obey(
+    channels: &Channels,
+    account: &Account,
+    command: Command,
+    key: &SessionKey,
+    place: Place,
+    update_id: i64,
+) -> Result<(), RpcError> {
+    let now = UnixMs::now();
+    let said = match command {
+        Command::Stop => {
+            channels.agent().settle(key).await;
+            "Stopped."
+        }
+        Command::Reset => {
+            channels.agent().reset(key, now).await?;
+            "A new conversation begins."
+        }
+    };
+    let bot = account.health().bot.unwrap_or_default();
+    let note = move |tx: &Tx<'_>| {
+        answer(tx, &bot, update_id, &place, said, now)?;
+        record::set_seen(tx, CHANNEL, bot.id, update_id, now)?;
+        Ok::<_, RpcError>(Change::of(()))
+    };
+    channels.store().write(note).await?;
+    account.lock().last_inbound_at = Some(now);
+    account.wake();
+    Ok(())
+}
+
+/// What becomes of one message.
+enum Taking {
+    Done(Option<After>),
+    First(Command, SessionKey, Place),
 }
 
 /// Stores what becomes of one message.
@@ -93,9 +177,9 @@ fn take(
     decision: Decision,
     begun: &mut Vec<Accepted>,
     now: UnixMs,
-) -> Result<Option<After>, RpcError> {
+) -> Result<Taking, RpcError> {
     let say = |place: &Place, text: &str| answer(tx, bot, update_id, place, text, now);
-    Ok(match decision {
+    Ok(Taking::Done(match decision {
         Decision::Ignore(why) => {
             tracing::debug!(channel = CHANNEL, update = update_id, why, "an update is ignored");
             None
@@ -125,17 +209,15 @@ fn take(
             )?;
             Some(After::Sent)
         }
-        Decision::Reset(key, place) => Some(After::Reset(key, place, update_id)),
-        Decision::Stop(key, place) => {
-            say(&place, "Stopped.")?;
-            Some(After::Stop(key))
-        }
-        Decision::Ask { key, text, label, sender, place } => {
+        Decision::Reset(key, place) => return Ok(Taking::First(Command::Reset, key, place)),
+        Decision::Stop(key, place) => return Ok(Taking::First(Command::Stop, key, place)),
+        Decision::Ask { key, text, picture, label, sender, place } => {
             let text = match &sender {
                 Some(sender) => format!("[{sender}] {text}"),
                 None => text,
             };
-            let message = Message::User { content: vec![Block::Text { text }], timestamp: now, sender_label: sender };
+            let content = if text.is_empty() { Vec::new() } else { vec![Block::Text { text }] };
+            let message = Message::User { content, timestamp: now, sender_label: sender };
             let asked = Asked {
                 route: Some(Route {
                     channel: CHANNEL.to_owned(),
@@ -143,10 +225,9 @@ fn take(
                     to: place.chat.clone(),
                     thread: place.thread,
                     reply_to: place.reply_to,
+                    pictures: picture.into_iter().collect(),
                 }),
-                extra_system: Some(
-                    "This conversation is on Telegram: answer in short paragraphs, without tables.".to_owned(),
-                ),
+                extra_system: Some(MANNERS.to_owned()),
                 ..Asked::of(message)
             };
             let is_main = key.as_str() == crate::sessions::key::MAIN_KEY;
@@ -160,13 +241,20 @@ fn take(
             let accepted = channels.agent().take_in(tx, &run_id, &key, origin, asked, now)?;
             let is_new = accepted.taken == Taken::New;
             begun.push(accepted);
-            is_new.then_some(After::Began(place, run_id))
+            is_new.then_some(After::Began(place, key, run_id))
         }
-    })
+    }))
 }
 
 /// Puts a short answer into the outbox, one for each update.
-fn answer(tx: &Tx<'_>, bot: &Bot, update_id: i64, place: &Place, text: &str, now: UnixMs) -> Result<bool, StoreError> {
+fn answer(
+    tx: &Tx<'_>,
+    bot: &Bot,
+    update_id: i64,
+    place: &Place,
+    text: &str,
+    now: UnixMs,
+) -> Result<record::Put, StoreError> {
     let to = record::To {
         channel: CHANNEL,
         account: ACCOUNT,
@@ -175,47 +263,4 @@ fn answer(tx: &Tx<'_>, bot: &Bot, update_id: i64, place: &Place, text: &str, now
         reply_to: place.reply_to,
     };
     record::put(tx, &format!("telegram:{}:update:{update_id}", bot.id), to, text, now)
-}
-
-async fn carry_on(channels: &Channels, bot: &Bot, after: After) {
-    let Some(account) = channels.telegram() else { return };
-    account.lock().last_inbound_at = Some(UnixMs::now());
-    match after {
-        After::Began(place, run_id) => {
-            task::spawn("telegram.typing", typing(channels.agent().clone(), Arc::clone(account), place, run_id));
-        }
-        After::Reset(key, place, update_id) => {
-            let now = UnixMs::now();
-            let said = match channels.agent().reset(&key, now).await {
-                Ok(_) => "A new conversation begins.",
-                Err(error) => {
-                    tracing::warn!(session = %key, error = %error.message, "a session was not reset");
-                    "That did not work; please try again."
-                }
-            };
-            let bot = bot.clone();
-            let put = move |tx: &Tx<'_>| answer(tx, &bot, update_id, &place, said, now).map(Change::of);
-            if let Err(error) = channels.store().write(put).await {
-                tracing::warn!(channel = CHANNEL, %error, "an answer was not stored");
-            }
-            account.wake();
-        }
-        After::Stop(key) => {
-            channels.agent().stop(&key, None, "aborted");
-            account.wake();
-        }
-        After::Sent => account.wake(),
-    }
-}
-
-/// Shows that an answer is being written until it is.
-async fn typing(agent: Agent, account: Arc<Account>, place: Place, run_id: String) {
-    // An answer that comes at once needs no promise.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    while agent.is_open(&run_id) && *account.run.borrow() {
-        if account.api.typing(&place.chat, place.thread).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(TYPING_EVERY).await;
-    }
 }

@@ -41,6 +41,17 @@ pub fn split(text: &str, limit: usize) -> Vec<String> {
     parts
 }
 
+/// The beginning of an answer that is still being written, for a message of at most `limit` units; empty when there is
+/// nothing to read in it.
+pub fn beginning(text: &str, limit: usize) -> String {
+    let text = text.trim();
+    if text.is_empty() {
+        return String::new();
+    }
+    let end = fitting(text, limit.clamp(16, MAX_UNITS) - 2);
+    format!("{} …", text[..end].trim_end())
+}
+
 /// UTF-16 units of `text`.
 pub fn units(text: &str) -> usize {
     text.chars().map(char::len_utf16).sum()
@@ -226,6 +237,13 @@ mod tests {
         for odd in ["2 * 3 * 4", "**", "`", "[x](javascript:1)", "a ** b", "<script>"] {
             assert!(!html(odd).contains("<b>") && !html(odd).contains("<a") && !html(odd).contains("<script"), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_beginning_says_that_it_is_one() {
+        assert_eq!(beginning(" one two ", 100), "one two …");
+        assert_eq!(beginning(" \n ", 100), "");
+        assert_eq!(units(&beginning(&"ü".repeat(5000), 9999)), MAX_UNITS);
     }
 
     proptest! {

@@ -10,6 +10,8 @@ use crate::sessions::key::SessionKey;
 
 /// Characters of a message that are taken.
 const MAX_CHARS: usize = 16 * 1024;
+/// Characters of the name of a file.
+const MAX_FILE_ID_CHARS: usize = 256;
 /// Characters of a name.
 const MAX_NAME_CHARS: usize = 64;
 
@@ -39,6 +41,12 @@ pub struct Message {
     /// The text under a picture.
     #[serde(default)]
     pub caption: Option<String>,
+    /// A picture, in several sizes.
+    #[serde(default)]
+    pub photo: Vec<Photo>,
+    /// A file; only one that is a picture is taken.
+    #[serde(default)]
+    pub document: Option<Document>,
     /// The topic of a forum.
     #[serde(default)]
     pub message_thread_id: Option<i64>,
@@ -48,6 +56,32 @@ pub struct Message {
     /// Which message it answers.
     #[serde(default)]
     pub reply_to_message: Option<Box<Answered>>,
+}
+
+/// A picture in one of its sizes.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Photo {
+    /// What to ask the Bot API for.
+    pub file_id: String,
+    /// Pixels.
+    #[serde(default)]
+    pub width: i64,
+    /// Pixels.
+    #[serde(default)]
+    pub height: i64,
+    /// Bytes, where that is known.
+    #[serde(default)]
+    pub file_size: Option<u64>,
+}
+
+/// A file.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Document {
+    /// What to ask the Bot API for.
+    pub file_id: String,
+    /// As its sender says.
+    #[serde(default)]
+    pub mime_type: Option<String>,
 }
 
 /// The message that another one answers.
@@ -133,8 +167,10 @@ pub enum Decision {
     Ask {
         /// In which session.
         key: SessionKey,
-        /// What.
+        /// What; empty where there is a picture alone.
         text: String,
+        /// The picture that came with it: what to ask the Bot API for.
+        picture: Option<String>,
         /// A name of the session for people.
         label: String,
         /// Who asks, for the model, in a group.
@@ -157,7 +193,8 @@ pub fn decide(
         return Decision::Ignore("not from a person");
     };
     let sender = from.id.to_string();
-    let text = message.text.as_deref().or(message.caption.as_deref()).unwrap_or_default();
+    let text =
+        message.text.as_deref().filter(|text| !text.is_empty()).or(message.caption.as_deref()).unwrap_or_default();
     let text: String = text.chars().filter(|c| *c != '\0').take(MAX_CHARS).collect();
     let label = name(from);
     match message.chat.kind.as_str() {
@@ -176,16 +213,16 @@ pub fn decide(
                 _ => {}
             }
             let key = SessionKey::direct(dm_scope, "telegram", "default", &sender);
-            ask(key, text.trim(), label, None, place)
+            ask(key, text.trim(), picture(message, settings.media_max_bytes), label, None, place)
         }
         "group" | "supergroup" => {
             let group = match group(settings, message.chat.id) {
                 Ok(group) => group,
                 Err(why) => return Decision::Ignore(why),
             };
-            let senders =
-                if settings.group_allow_from.is_empty() { &settings.allow_from } else { &settings.group_allow_from };
-            match settings.group_policy {
+            let senders = [&group.allow_from, &settings.group_allow_from, &settings.allow_from];
+            let senders = senders.into_iter().find(|list| !list.is_empty()).unwrap_or(&settings.allow_from);
+            match group.group_policy.unwrap_or(settings.group_policy) {
                 GroupPolicy::Disabled => return Decision::Ignore("groups are disabled"),
                 // Whom an operator has let in by pairing was let in for direct messages alone.
                 GroupPolicy::Allowlist if !covers(senders, &sender) => {
@@ -198,6 +235,11 @@ pub fn decide(
                 .as_ref()
                 .is_some_and(|to| to.from.as_ref().is_some_and(|from| from.id == bot.id));
             let (text, mentioned) = without_mention(&text, &bot.username);
+            // `/stop@otherbot` is for another bot; what was for this one has lost its mention.
+            let command = text.split_whitespace().next().unwrap_or_default();
+            if command.starts_with('/') && command.contains('@') {
+                return Decision::Ignore("a command for another bot");
+            }
             if group.require_mention && !mentioned && !answers_bot {
                 return Decision::Ignore("the bot is not mentioned");
             }
@@ -207,22 +249,45 @@ pub fn decide(
             let title = message.chat.title.as_deref().unwrap_or(&chat);
             let title = title.chars().filter(|c| !c.is_control()).take(MAX_NAME_CHARS).collect();
             let place = Place { chat, thread, reply_to: Some(message.message_id), message_id: message.message_id };
-            ask(key, text.trim(), title, Some(label), place)
+            ask(key, text.trim(), picture(message, settings.media_max_bytes), title, Some(label), place)
         }
         _ => Decision::Ignore("not a chat of people"),
     }
 }
 
-fn ask(key: SessionKey, text: &str, label: String, sender: Option<String>, place: Place) -> Decision {
+fn ask(
+    key: SessionKey,
+    text: &str,
+    picture: Option<String>,
+    label: String,
+    sender: Option<String>,
+    place: Place,
+) -> Decision {
     // `/new@bot` is how groups write it.
     let command = text.split_whitespace().next().unwrap_or_default();
     match command.split('@').next().unwrap_or_default() {
-        "" => Decision::Ignore("nothing to read in it"),
+        "" if picture.is_none() => Decision::Ignore("nothing to read in it"),
         "/start" => Decision::Greet(place),
         "/new" | "/reset" => Decision::Reset(key, place),
         "/stop" => Decision::Stop(key, place),
-        _ => Decision::Ask { key, text: text.to_owned(), label, sender, place },
+        _ => Decision::Ask { key, text: text.to_owned(), picture, label, sender, place },
     }
+}
+
+/// The picture of a message: the largest that is not too large, or else the smallest, of which it is said that it is.
+fn picture(message: &Message, max_bytes: u64) -> Option<String> {
+    let pixels = |photo: &&Photo| photo.width.saturating_mul(photo.height);
+    let fits = |photo: &&Photo| photo.file_size.is_none_or(|bytes| bytes <= max_bytes);
+    let photo =
+        message.photo.iter().filter(fits).max_by_key(pixels).or_else(|| message.photo.iter().min_by_key(pixels));
+    let is_picture =
+        |document: &&Document| document.mime_type.as_deref().is_some_and(|kind| kind.starts_with("image/"));
+    let document = message.document.as_ref().filter(is_picture);
+    let id = photo.map(|photo| &photo.file_id).or_else(|| document.map(|document| &document.file_id))?;
+    let valid = !id.is_empty()
+        && id.len() <= MAX_FILE_ID_CHARS
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    valid.then(|| id.clone())
 }
 
 fn covers(list: &[String], sender: &str) -> bool {
@@ -232,8 +297,8 @@ fn covers(list: &[String], sender: &str) -> bool {
 /// The rules of a group, or why it has none.
 fn group(settings: &Telegram, chat: i64) -> Result<Group, &'static str> {
     let found = match &settings.groups {
-        Some(groups) => groups.get(&chat.to_string()).or_else(|| groups.get("*")).copied(),
-        None if settings.group_policy == GroupPolicy::Open => Some(Group { require_mention: true, enabled: true }),
+        Some(groups) => groups.get(&chat.to_string()).or_else(|| groups.get("*")).cloned(),
+        None if settings.group_policy == GroupPolicy::Open => Some(Group::default()),
         None => None,
     };
     found.filter(|group| group.enabled).ok_or("the group is not in channels.telegram.groups")
@@ -337,6 +402,46 @@ mod tests {
         let mut answer = in_group("and now?");
         answer["reply_to_message"] = json!({"message_id": 4, "from": {"id": 99, "is_bot": true, "first_name": "b"}});
         assert!(matches!(decided(open, answer, false), Decision::Ask { .. }));
+    }
+
+    #[test]
+    fn a_group_may_have_people_and_a_policy_of_its_own() {
+        let asked = |extra: Value, text: &str| matches!(decided(extra, in_group(text), false), Decision::Ask { .. });
+        let own = json!({"groups": {"-7": {"allowFrom": [42], "requireMention": false}}, "groupAllowFrom": [1]});
+        assert!(asked(own, "turn it off"));
+        assert!(!asked(json!({"groups": {"-7": {"allowFrom": [43]}}, "allowFrom": [42]}), "@homebot hi"));
+        assert!(asked(json!({"groups": {"-7": {"groupPolicy": "open"}}}), "@homebot hi"));
+        assert!(!asked(json!({"groups": {"-7": {"groupPolicy": "disabled"}}, "allowFrom": ["*"]}), "@homebot hi"));
+        assert!(asked(json!({"groupPolicy": "open"}), "@homebot hi"));
+        let free = || json!({"groups": {"-7": {"requireMention": false}}, "allowFrom": [42]});
+        let other = decided(free(), in_group("/stop@otherbot"), false);
+        assert!(matches!(other, Decision::Ignore(_)), "a command for another bot");
+        assert!(matches!(decided(free(), in_group("/stop@HomeBot"), false), Decision::Stop(..)));
+        assert!(matches!(decided(free(), in_group("/stop"), false), Decision::Stop(..)));
+    }
+
+    #[test]
+    fn a_picture_comes_with_its_caption_in_the_largest_size_that_fits() {
+        let all = || json!({"dmPolicy": "open", "allowFrom": ["*"], "mediaMaxMb": 1});
+        let with = |photo: Value, caption: Value| {
+            let mut message = private("");
+            message["photo"] = photo;
+            message["caption"] = caption;
+            match decided(all(), message, false) {
+                Decision::Ask { picture, text, .. } => Some((picture.unwrap_or_default(), text)),
+                _ => None,
+            }
+        };
+        let size = |id: &str, side: i64, bytes: Value| json!({"file_id": id, "width": side, "height": side, "file_size": bytes});
+        let sizes = json!([size("s", 90, json!(900)), size("l", 2000, json!(3_000_000)), size("m", 320, json!(9000))]);
+        assert_eq!(with(sizes, json!("what is it?")), Some(("m".into(), "what is it?".into())));
+        assert_eq!(with(json!([size("s", 90, Value::Null)]), Value::Null), Some(("s".into(), String::new())));
+        assert_eq!(with(json!([size("../x", 90, Value::Null)]), Value::Null), None);
+        let mut message = private("");
+        message["document"] = json!({"file_id": "d", "mime_type": "image/png"});
+        assert!(matches!(decided(all(), message.clone(), false), Decision::Ask { picture: Some(_), .. }));
+        message["document"] = json!({"file_id": "d", "mime_type": "application/pdf"});
+        assert!(matches!(decided(all(), message, false), Decision::Ignore(_)));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Reads `auth`, `models`, `agents`, `session` and `channels.telegram`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::flow::{
-    Agents, Api, AuthProfiles, DmPolicy, DmScope, Flow, Group, GroupPolicy, Model, Models, Provider, Telegram,
+    Agents, Api, AuthProfiles, DmPolicy, DmScope, Flow, Group, GroupPolicy, Model, Models, Provider, Streaming,
+    Telegram,
 };
 use super::super::key_path::KeyPath;
 use super::super::keyword::Keyword as _;
@@ -149,7 +151,40 @@ impl<'a> Reader<'a> {
             webhook_url,
             webhook_secret,
             webhook_path: self.parsed(s, "webhookPath", url_path).unwrap_or_else(|| "/telegram-webhook".to_owned()),
+            webhook_host: self.parsed(s, "webhookHost", address).unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            webhook_port: self
+                .integer(s, "webhookPort", 1..=65535)
+                .and_then(|port| u16::try_from(port).ok())
+                .unwrap_or(8787),
+            webhook_cert_path: self.path(s, "webhookCertPath"),
+            streaming: self.streaming(s),
+            media_max_bytes: self.integer(s, "mediaMaxMb", 1..=2000).unwrap_or(100) * 1_000_000,
         }
+    }
+
+    /// `streaming`: a word, `{ mode: word }`, or a boolean as in old files.
+    fn streaming(&mut self, s: &Section<'a>) -> Streaming {
+        let found = match s.get("streaming") {
+            Some(Node { value: Value::Bool(on), .. }) => Some(if *on { Streaming::Partial } else { Streaming::Off }),
+            Some(Node { value: Value::Object(_), .. }) => {
+                let section = self.section(s, "streaming");
+                self.keyword(&section, "mode", |_| None)
+            }
+            _ => self.keyword(s, "streaming", |_| None),
+        };
+        if let (Some(word @ (Streaming::Block | Streaming::Progress)), Some(node)) = (found, s.get("streaming")) {
+            let instead = if word == Streaming::Block { Streaming::Partial } else { Streaming::Off };
+            self.notice(
+                s.path.key("streaming"),
+                node,
+                format!(
+                    "is {:?}, which this gateway does not have; it does as with {:?}",
+                    word.as_str(),
+                    instead.as_str(),
+                ),
+            );
+        }
+        found.unwrap_or(Streaming::Partial)
     }
 
     fn group(&mut self, groups: &Section<'a>, key: &str) -> Group {
@@ -157,6 +192,8 @@ impl<'a> Reader<'a> {
         Group {
             require_mention: self.boolean(&section, "requireMention").unwrap_or(true),
             enabled: self.boolean(&section, "enabled").unwrap_or(true),
+            group_policy: self.keyword(&section, "groupPolicy", |_| None),
+            allow_from: self.ids(&section, "allowFrom"),
         }
     }
 
@@ -211,8 +248,17 @@ fn url_path(text: &str) -> Result<String, String> {
     let valid = text.len() > 1
         && text.starts_with('/')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~".contains(&b))
-        && !text.split('/').any(|part| matches!(part, "." | ".."));
+        && !text.split('/').any(|part| matches!(part, "." | ".."))
+        // Of the listener itself.
+        && text != "/healthz";
     if valid { Ok(text.to_owned()) } else { Err("it must be a path such as /telegram-webhook".to_owned()) }
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(IpAddr::from([127, 0, 0, 1]));
+    }
+    text.parse().map_err(|_| "it must be an address of this machine such as 127.0.0.1".to_owned())
 }
 
 #[cfg(test)]
@@ -255,6 +301,19 @@ mod tests {
         let decoded = decoded(r#"{models: {providers: {g: {baseUrl: "https://g.example", api: "google-x"}}}}"#);
         assert!(decoded.config.flow.models.providers.is_empty());
         assert_eq!(decoded.notices.len(), 1);
+    }
+
+    #[test]
+    fn streaming_is_a_word_or_a_mode_and_what_is_not_here_is_said() {
+        let streaming = |value: &str| {
+            let decoded = decoded(&format!(r#"{{channels: {{telegram: {{botToken: "1:a", streaming: {value}}}}}}}"#));
+            (decoded.config.flow.telegram.unwrap().streaming, decoded.notices.len())
+        };
+        assert_eq!(streaming(r#""off""#), (Streaming::Off, 0));
+        assert_eq!(streaming(r#"{mode: "partial", preview: {toolProgress: false}}"#), (Streaming::Partial, 0));
+        assert_eq!(streaming("true"), (Streaming::Partial, 0));
+        assert_eq!(streaming("{}"), (Streaming::Partial, 0));
+        assert_eq!(streaming(r#"{mode: "progress"}"#), (Streaming::Progress, 1));
     }
 
     #[test]

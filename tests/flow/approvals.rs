@@ -1,0 +1,85 @@
+//! Standing grants: a command that a person has allowed for good runs unasked, that very command and nothing like it.
+
+use serde_json::{Value, json};
+
+use crate::config;
+use crate::node::Which;
+use crate::standin::{Model, Wire};
+use crate::support::client::{Client, operator_with};
+use crate::support::gateway::Setup;
+
+/// Has the agent run something, and gives what the run said at its end.
+fn run(client: &mut Client, command: &str, key: &str) -> Value {
+    let params = json!({"sessionKey": "main", "message": format!("run {command}"), "idempotencyKey": key});
+    client.call("chat.send", &params).unwrap();
+    client.call("agent.wait", &json!({"runId": key, "timeoutMs": 20_000})).unwrap()
+}
+
+#[test]
+fn allowed_always_is_that_command_until_it_is_revoked_also_after_a_restart() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = Setup::new().config(&config(&model, None, &json!({}))).start();
+    let node = Which::start(&gateway);
+    let ran = || node.carried().into_iter().filter(|carried| carried.command == "system.run").count();
+    let mut client = gateway.operator();
+    let params = json!({"sessionKey": "main", "message": "run make -j 2", "idempotencyKey": "k1"});
+    client.call("chat.send", &params).unwrap();
+    let asked = client.event("exec.approval.requested");
+    let always = json!({"id": asked["id"], "decision": "allow-always"});
+    client.call("exec.approval.resolve", &always).unwrap();
+    assert_eq!(client.event("exec.approval.resolved")["decision"], "allow-always");
+    assert_eq!(client.call("agent.wait", &json!({"runId": "k1", "timeoutMs": 20_000})).unwrap()["status"], "ok");
+    assert_eq!(ran(), 1);
+
+    let setup = gateway.setup();
+    drop(gateway);
+    let gateway = setup.start();
+    node.moved(gateway.port);
+    let mut client = gateway.operator();
+    while client.call("node.list", &json!({})).unwrap()["nodes"][0]["connected"] != true {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(run(&mut client, "make -j 2", "k2")["status"], "ok");
+    assert_eq!(ran(), 2, "nobody was asked");
+    let grants = client.call("exec.approval.grants.list", &json!({})).unwrap();
+    let grant = &grants["grants"][0];
+    assert_eq!(
+        (grant["command"].as_str(), grant["useCount"].as_u64(), &grant["expiresAtMs"]),
+        (Some("make -j 2"), Some(1), &Value::Null)
+    );
+    // One more argument is another command.
+    let params = json!({"sessionKey": "main", "message": "run make -j 2 install", "idempotencyKey": "k3"});
+    client.call("chat.send", &params).unwrap();
+    let asked = client.event("exec.approval.requested");
+    assert_eq!(asked["request"]["command"], "make -j 2 install");
+    client.call("exec.approval.resolve", &json!({"id": asked["id"], "decision": "deny"})).unwrap();
+
+    let mut writer = gateway.client();
+    writer.connect(&operator_with(&["operator.write"])).unwrap();
+    let refused = writer.call("exec.approval.grants.list", &json!({})).unwrap_err();
+    assert_eq!(refused["details"]["missingScope"], "operator.approvals");
+    let revoke = json!({"grantId": grant["grantId"]});
+    assert_eq!(client.call("exec.approval.grants.revoke", &revoke).unwrap()["outcome"], "revoked");
+    client.call("agent.wait", &json!({"runId": "k3", "timeoutMs": 20_000})).unwrap();
+    let params = json!({"sessionKey": "main", "message": "run make -j 2", "idempotencyKey": "k4"});
+    client.call("chat.send", &params).unwrap();
+    client.event("exec.approval.requested");
+    assert_eq!(ran(), 2, "it is asked for again");
+}
+
+#[test]
+fn a_model_runs_no_program_under_another_name() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = Setup::new().config(&config(&model, None, &json!({}))).start();
+    let node = Which::start(&gateway);
+    let mut client = gateway.operator();
+    for (n, name) in ["system.run", " system.run", "System.Run", "system.run.prepare"].into_iter().enumerate() {
+        let key = format!("k{n}");
+        let params = json!({"sessionKey": "main", "message": format!("sneak {name}"), "idempotencyKey": key});
+        client.call("chat.send", &params).unwrap();
+        let end = client.call("agent.wait", &json!({"runId": key, "timeoutMs": 20_000})).unwrap();
+        let said = end["result"]["payloads"][0]["text"].as_str().unwrap().to_owned();
+        assert!(said.contains("a person is asked"), "{said}");
+    }
+    assert!(node.carried().is_empty(), "{:?}", node.carried());
+}
