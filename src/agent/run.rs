@@ -324,7 +324,15 @@ impl Course<'_> {
     ) -> Result<Reply, Halt> {
         let sampling = &self.live.asked.sampling;
         let max_tokens = sampling.max_tokens.unwrap_or(u32::MAX).min(endpoint.model.max_tokens);
-        let ask = Ask { model: &endpoint.model.id, max_tokens, system, messages, tools: specs, sampling };
+        let ask = Ask {
+            model: &endpoint.model.id,
+            max_tokens,
+            max_tokens_field: endpoint.max_tokens_field(),
+            system,
+            messages,
+            tools: specs,
+            sampling,
+        };
         let (provider, profile) = (endpoint.provider.as_str(), credential.profile.as_deref());
         let mut attempt = 1;
         loop {

@@ -147,7 +147,7 @@ impl Api {
         task::spawn_on(self.0.agent.runtime(), "api.complete", async move {
             api.answer(scopes, wants, body, lost, answer).await;
         });
-        answered.await.unwrap_or_else(|_| Err(Fault::failed("the gateway gave this call up; see its log")))
+        answered.await.unwrap_or_else(|_| Err(given_up()))
     }
 
     async fn answer(
@@ -250,7 +250,20 @@ impl Api {
     ///
     /// # Errors
     /// See [`Fault`].
-    pub async fn invoke_tool(&self, scopes: ScopeSet, user: Option<&str>, body: Bytes) -> Result<Value, Fault> {
+    pub async fn invoke_tool(&self, scopes: ScopeSet, user: Option<String>, body: Bytes) -> Result<Value, Fault> {
+        let (mut answer, answered) = oneshot::channel();
+        let api = self.clone();
+        task::spawn_on(self.0.agent.runtime(), "api.invoke", async move {
+            tokio::select! {
+                result = api.invoke(scopes, user.as_deref(), &body) => drop(answer.send(result)),
+                // Nobody waits for it: what the node does by then is the node's.
+                () = answer.closed() => {}
+            }
+        });
+        answered.await.unwrap_or_else(|_| Err(given_up()))
+    }
+
+    async fn invoke(&self, scopes: ScopeSet, user: Option<&str>, body: &[u8]) -> Result<Value, Fault> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Request {
@@ -262,7 +275,7 @@ impl Api {
             agent_id: Option<String>,
             idempotency_key: Option<String>,
         }
-        let request: Request = serde_json::from_slice(&body)
+        let request: Request = serde_json::from_slice(body)
             .map_err(|error| Fault::invalid(format!("the body is not a call of a tool: {error}")))?;
         let name = request.name.or(request.tool).map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| Fault::invalid("tool: the name of one is needed"))?;
@@ -464,6 +477,10 @@ fn outcome(ended: Option<Outcome>) -> Result<Outcome, Fault> {
             Err(Fault::new(kind, message).coded(code))
         }
     }
+}
+
+fn given_up() -> Fault {
+    Fault::failed("the gateway gave this call up; see its log")
 }
 
 fn lost_right() -> Fault {

@@ -50,6 +50,16 @@ keywords! {
     }
 }
 
+keywords! {
+    /// `models.providers.<id>.models[].compat.maxTokensField`.
+    MaxTokensField {
+        /// The name that everybody knows.
+        MaxTokens = "max_tokens",
+        /// The name that OpenAI's own models take.
+        MaxCompletionTokens = "max_completion_tokens",
+    }
+}
+
 /// One of a provider's `models`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
@@ -61,6 +71,8 @@ pub struct Model {
     pub context_window: u32,
     /// `maxTokens`: of one answer. Default 8,192.
     pub max_tokens: u32,
+    /// `compat.maxTokensField`. Default: by the provider.
+    pub max_tokens_field: Option<MaxTokensField>,
     /// `reasoning`. Default false.
     pub reasoning: bool,
     /// `input`: what it takes beside text.

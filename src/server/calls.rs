@@ -148,8 +148,8 @@ impl Serving<'_> {
                 self.api.complete(scopes, wants, body, lost).await
             }
             Endpoint::ToolsInvoke => {
-                // Dropped with the caller: what the node does by then is the node's.
-                self.api.invoke_tool(scopes, self.grant.user(), body).await.map(Reply::Json)
+                let user = self.grant.user().map(str::to_owned);
+                self.api.invoke_tool(scopes, user, body).await.map(Reply::Json)
             }
             Endpoint::Models => Ok(Reply::Json(Api::models())),
             Endpoint::Model => {

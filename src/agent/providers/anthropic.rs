@@ -238,7 +238,15 @@ mod tests {
         };
         let messages = [Message::user("a", now), Message::user("b", now), result, Message::user("c", now)];
         let sampling = Sampling { temperature: Some(2.0), stop: vec!["end".into()], ..Sampling::default() };
-        let ask = Ask { model: "m", max_tokens: 7, system: "s", messages: &messages, tools: &[], sampling: &sampling };
+        let ask = Ask {
+            model: "m",
+            max_tokens: 7,
+            max_tokens_field: "",
+            system: "s",
+            messages: &messages,
+            tools: &[],
+            sampling: &sampling,
+        };
         let body = request(&ask);
         assert_eq!((&body["temperature"], &body["stop_sequences"]), (&json!(1.0), &json!(["end"])));
         assert_eq!(body["messages"].as_array().unwrap().len(), 1);

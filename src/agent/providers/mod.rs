@@ -10,7 +10,7 @@ pub mod openai;
 pub mod reply;
 pub mod sse;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
@@ -19,7 +19,7 @@ use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::flow::{Api, Model};
+use crate::config::flow::{Api, MaxTokensField, Model};
 use crate::outgoing::{Outgoing, OutgoingError};
 use crate::secret::Secret;
 use crate::sessions::message::Message;
@@ -96,6 +96,8 @@ pub struct Ask<'a> {
     pub model: &'a str,
     /// Tokens the answer may have.
     pub max_tokens: u32,
+    /// How OpenAI's wire is to be told that: its own models take another name than all others.
+    pub max_tokens_field: &'a str,
     /// What the model is told before everything else.
     pub system: &'a str,
     /// The turns.
@@ -125,6 +127,16 @@ impl Endpoint {
     /// `provider/model`.
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.provider, self.model.id)
+    }
+
+    /// What OpenAI's wire calls the limit of an answer here: OpenAI's own models refuse the name that all others know.
+    pub fn max_tokens_field(&self) -> &'static str {
+        let is_openais = self.base_url.starts_with("https://api.openai.com/");
+        match self.model.max_tokens_field {
+            Some(field) => field.as_str(),
+            None if is_openais => MaxTokensField::MaxCompletionTokens.as_str(),
+            None => MaxTokensField::MaxTokens.as_str(),
+        }
     }
 }
 
@@ -226,11 +238,12 @@ pub async fn ask(
     };
     let who = &endpoint.provider;
     let request = request(endpoint, ask)?;
+    let hide = |failure: Failure| without_key(failure, endpoint.key.as_ref());
     let mut answer = outgoing.send(request, HEAD_WITHIN).await.map_err(|error| lost(who, &error))?;
     if !answer.is_success() {
-        let (status, retry_after) = (answer.status, retry_after(&answer.headers));
+        let (status, retry_after) = (answer.status, retry_after(&answer.headers, SystemTime::now()));
         let body = answer.whole(MAX_ERROR_BYTES, Duration::from_secs(10)).await.unwrap_or_default();
-        return Err(refused(who, status, &body, retry_after));
+        return Err(hide(refused(who, status, &body, retry_after)));
     }
     let (mut events, mut reply, mut bytes) = (sse::Events::default(), Reply::default(), 0usize);
     let mut result = Ok(());
@@ -256,10 +269,11 @@ pub async fn ask(
         }
         if let Err(error) = &result {
             let kind = match error {
+                StreamError::Provider(said) if is_too_long(said) => FailureKind::ContextLength,
                 StreamError::Provider(_) => FailureKind::Server,
                 StreamError::Malformed(_) | StreamError::TooLong(_) => FailureKind::Answer,
             };
-            return Err(Failure { kind, message: format!("{who}: {error}"), status: None, retry_after: None });
+            return Err(hide(Failure { kind, message: format!("{who}: {error}"), status: None, retry_after: None }));
         }
         if chunk.is_none() {
             break;
@@ -326,24 +340,43 @@ fn refused(who: &str, status: u16, body: &[u8], retry_after: Option<Duration>) -
         Ok(body) => error_text(body.get("error").unwrap_or(&body)),
         Err(_) => shown(&String::from_utf8_lossy(body)),
     };
-    let long = ["context length", "context_length", "prompt is too long", "maximum context", "context size"];
     let kind = match status {
         401 | 403 => FailureKind::Auth,
         402 => FailureKind::Unpaid,
         429 => FailureKind::RateLimit,
         408 => FailureKind::Timeout,
-        400 | 413 | 422 if long.iter().any(|words| said.to_ascii_lowercase().contains(words)) => {
-            FailureKind::ContextLength
-        }
+        400 | 413 | 422 if is_too_long(&said) => FailureKind::ContextLength,
         500.. => FailureKind::Server,
         _ => FailureKind::Invalid,
     };
     Failure { kind, message: format!("{who} answered {status}: {said}"), status: Some(status), retry_after }
 }
 
-fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let seconds: f64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+/// Whether a provider's words say that the request does not fit the model.
+fn is_too_long(said: &str) -> bool {
+    let long = ["context length", "context_length", "prompt is too long", "maximum context", "context size"];
+    let said = said.to_ascii_lowercase();
+    long.iter().any(|words| said.contains(words))
+}
+
+/// Some providers quote the key that they refuse, and their words are shown to people.
+fn without_key(mut failure: Failure, key: Option<&Secret>) -> Failure {
+    // What is shorter is no secret, and stands in many words.
+    if let Some(key) = key.map(|key| key.expose()).filter(|key| key.len() >= 8) {
+        failure.message = failure.message.replace(key, "(the key)");
+    }
+    failure
+}
+
+/// When a provider wants to be asked again: seconds, a date (RFC 9110, section 10.2.3), or milliseconds in the header
+/// that some of them add.
+fn retry_after(headers: &http::HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let seconds =
+        |text: &str, unit: f64| text.parse::<f64>().ok().and_then(|n| Duration::try_from_secs_f64(n * unit).ok());
+    let ms = text("retry-after-ms").and_then(|text| seconds(text, 0.001));
+    let date = |text: &str| httpdate::parse_http_date(text).ok().map(|at| at.duration_since(now).unwrap_or_default());
+    ms.or_else(|| text(RETRY_AFTER.as_str()).and_then(|text| seconds(text, 1.0).or_else(|| date(text))))
 }
 
 /// What a provider's error object says, for people.
@@ -358,6 +391,8 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn failure(status: u16, body: &str, retry_after: Option<u64>) -> Failure {
@@ -379,6 +414,32 @@ mod tests {
         assert_eq!(alone(&failure(404, "", None), 1), Next::OtherModel(Duration::ZERO));
         let long = failure(400, r#"{"error":{"message":"This model's maximum context length is 10"}}"#, None);
         assert_eq!(alone(&long, 1), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_provider_says_when_to_come_back_in_three_ways() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let after = |pairs: &[(&'static str, &'static str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+            retry_after(&pairs.collect(), now).map(|after| after.as_millis())
+        };
+        assert_eq!(after(&[("retry-after", "1.5")]), Some(1500));
+        assert_eq!(after(&[("retry-after", "2"), ("retry-after-ms", "250")]), Some(250));
+        assert_eq!(after(&[("retry-after", "Sun, 06 Nov 1994 08:49:40 GMT")]), Some(3000));
+        assert_eq!(after(&[("retry-after", "Sun, 06 Nov 1994 08:49:30 GMT")]), Some(0));
+        for none in ["", "soon", "-1", "NaN", "inf", "1e400"] {
+            let value = HeaderValue::from_str(none).unwrap();
+            assert_eq!(retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]), now), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_a_provider_quotes_is_not_passed_on() {
+        let failure = failure(401, r#"{"error":{"message":"Incorrect API key provided: sk-secret-1234."}}"#, None);
+        let hidden = without_key(failure, Some(&Secret::new("sk-secret-1234")));
+        assert_eq!(hidden.message, "p answered 401: Incorrect API key provided: (the key).");
     }
 
     #[test]

@@ -33,10 +33,10 @@ pub fn request(ask: &Ask<'_>) -> Value {
     let mut body = json!({
         "model": ask.model,
         "messages": messages,
-        "max_tokens": ask.max_tokens,
         "stream": true,
         "stream_options": {"include_usage": true},
     });
+    body[ask.max_tokens_field] = json!(ask.max_tokens);
     if !ask.tools.is_empty() {
         body["tools"] = ask.tools.iter().map(tool).collect();
     }
@@ -133,6 +133,9 @@ struct Choice {
 struct Delta {
     #[serde(default)]
     content: Option<String>,
+    /// What it says instead, when it refuses.
+    #[serde(default)]
+    refusal: Option<String>,
     #[serde(default)]
     tool_calls: Option<Vec<Call>>,
 }
@@ -183,7 +186,7 @@ pub fn read(data: &[u8], reply: &mut Reply) -> Result<(), StreamError> {
     // One answer is asked for.
     let Some(choice) = event.choices.into_iter().next() else { return Ok(()) };
     let delta = choice.delta.unwrap_or_default();
-    if let Some(text) = delta.content {
+    for text in [delta.content, delta.refusal].into_iter().flatten() {
         reply.say(&text)?;
     }
     for (at, call) in delta.tool_calls.unwrap_or_default().into_iter().enumerate() {
@@ -275,6 +278,7 @@ mod tests {
         let ask = Ask {
             model: "m",
             max_tokens: 7,
+            max_tokens_field: "max_tokens",
             system: "s",
             messages: &messages,
             tools: &[],

@@ -88,10 +88,15 @@ impl Reply {
 
     /// A call, or more of it: providers number the calls of an answer.
     pub(super) fn call(&mut self, index: u64, id: &str, name: &str, arguments: &str) -> Result<(), StreamError> {
-        let at = match self.calls.iter().position(|call| call.index == index) {
-            Some(at) => at,
-            None if self.calls.len() == MAX_CALLS => return Err(StreamError::TooLong("its calls")),
-            None => {
+        // Some servers give all calls of an answer the same number, each whole in one piece: another id with a name of its
+        // own is another call.
+        let is_other = |call: &PartialCall| {
+            !id.is_empty() && !name.is_empty() && !call.id.is_empty() && !call.name.is_empty() && call.id != id
+        };
+        let at = match self.calls.iter().rposition(|call| call.index == index) {
+            Some(at) if !is_other(&self.calls[at]) => at,
+            _ if self.calls.len() == MAX_CALLS => return Err(StreamError::TooLong("its calls")),
+            _ => {
                 self.calls.push(PartialCall { index, ..PartialCall::default() });
                 self.calls.len() - 1
             }
@@ -141,5 +146,45 @@ impl Reply {
     /// Whether it asks for tools.
     pub fn wants_tools(&self) -> bool {
         self.calls.iter().any(|call| !call.name.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(pieces: &[(u64, &str, &str, &str)]) -> Vec<(String, String)> {
+        let mut reply = Reply::default();
+        for (index, id, name, arguments) in pieces {
+            reply.call(*index, id, name, arguments).unwrap();
+        }
+        let blocks = reply.blocks(|_| "made".to_owned());
+        let call = |block: &Block| match block {
+            Block::ToolCall { id, arguments, .. } => Some((id.clone(), arguments.to_string())),
+            _ => None,
+        };
+        blocks.iter().filter_map(call).collect()
+    }
+
+    #[test]
+    fn calls_are_told_apart_however_a_server_numbers_them() {
+        let two = [("a".to_owned(), r#"{"x":1}"#.to_owned()), ("b".to_owned(), r#"{"x":2}"#.to_owned())];
+        assert_eq!(calls(&[(0, "a", "f", r#"{"x":1}"#), (0, "b", "f", r#"{"x":2}"#)]), two, "all are number 0");
+        assert_eq!(calls(&[(0, "a", "f", r#"{"x""#), (1, "b", "f", r#"{"x":2}"#), (0, "", "", ":1}")]), two);
+        // Id and name with every piece, and a name in pieces.
+        assert_eq!(calls(&[(0, "a", "f", r#"{"x""#), (0, "a", "f", ":1}")]), two[..1]);
+        assert_eq!(calls(&[(0, "a", "f", ""), (0, "", "oo", r#"{"x":1}"#)]), two[..1]);
+    }
+
+    #[test]
+    fn an_answer_is_bounded_in_calls_and_in_their_arguments() {
+        let mut reply = Reply::default();
+        for index in 0..MAX_CALLS as u64 {
+            reply.call(index, "id", "f", "{}").unwrap();
+        }
+        assert!(reply.call(MAX_CALLS as u64, "id", "f", "{}").is_err());
+        assert!(reply.call(0, "another", "f", "{}").is_err(), "nor by another id under the same number");
+        assert!(reply.call(0, "id", "f", &"x".repeat(MAX_ARGUMENTS_BYTES)).is_err());
+        assert!(Reply::default().say(&"x".repeat(MAX_TEXT_BYTES + 1)).is_err());
     }
 }

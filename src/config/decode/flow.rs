@@ -93,7 +93,9 @@ impl<'a> Reader<'a> {
     fn model(&mut self, s: &Section<'a>) -> Option<Model> {
         let id = self.text(s, "id")?;
         let tokens = |found: Option<u64>, default| found.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
+        let compat = self.section(s, "compat");
         Some(Model {
+            max_tokens_field: self.keyword(&compat, "maxTokensField", |_| None),
             name: self.text(s, "name").unwrap_or_else(|| id.clone()),
             context_window: tokens(self.integer(s, "contextWindow", 1024..=100_000_000), 128_000),
             max_tokens: tokens(self.integer(s, "maxTokens", 1..=10_000_000), 8192),
