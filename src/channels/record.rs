@@ -143,7 +143,7 @@ pub fn set_seen(tx: &Tx<'_>, channel: &str, bot: i64, update_id: i64, now: UnixM
     let account = bot.to_string();
     tx.prepare_cached("INSERT OR IGNORE INTO seen (channel, account, id, at) VALUES (?1, ?2, ?3, ?4)")?.execute((
         channel,
-        account,
+        &account,
         update_id,
         time(now),
     ))?;
