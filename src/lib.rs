@@ -19,7 +19,7 @@
 //! 5 composition   main  cli  server  methods
 //! 4 domains       devices nodes system sessions approvals agent channels
 //! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
-//! 2 adapters      private_file  net  tailscale  store  client  outgoing  config::load
+//! 2 adapters      private_file  net  tailscale  store  client  outgoing  config::load  node_host
 //! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
 //! 0 words         address  id  limits  secret  clock  rpc::{envelope,error,scope}  ws::{message,close}
 //! ```
@@ -46,6 +46,7 @@ pub mod id;
 pub mod limits;
 pub mod methods;
 pub mod net;
+pub mod node_host;
 pub mod nodes;
 pub mod outgoing;
 mod private_file;

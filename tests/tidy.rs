@@ -32,6 +32,8 @@ static LAYERS: [Layer; 6] = [
         Room("devices::pairing", "auth devices::record"),
         Room("nodes::policy", ""),
         Room("nodes::surface", "nodes::policy"),
+        Room("node_host::policy", ""),
+        Room("node_host::environment", ""),
         Room("sessions::message", ""),
         Room("sessions::key", "config"),
         Room("agent::context", "sessions::message"),
@@ -57,6 +59,7 @@ static LAYERS: [Layer; 6] = [
         Room("config::load", "config"),
         Room("config::snapshot", "config config::load"),
         Room("client", "private_file ws auth config config::load task"),
+        Room("node_host", "task client node_host::policy node_host::environment"),
     ]},
     Layer { name: "3 drivers", pure: false, rooms: &[
         Room("hub", "auth hub::outbox"),

@@ -444,10 +444,10 @@ async fn change_token(
     let id = devices.id(&args.device)?;
     let token = devices.paired.iter().filter(|device| device.device_id == id).flat_map(|device| &device.tokens);
     let held = token.into_iter().find(|token| token.role == args.role.as_str()).map(|token| &token.scopes);
-    // Whoever changes a token must hold what it is good for.
+    // Whoever changes a token must hold what it is good for; a node's has no scopes, and is an admin's to change.
     let needed = match scopes.as_ref().or(held) {
-        Some(scopes) => ScopeSet::parse(scopes.iter().map(String::as_str)),
-        None => ScopeSet::EMPTY.with(Scope::Admin),
+        Some(scopes) if args.role == Role::Operator => ScopeSet::parse(scopes.iter().map(String::as_str)),
+        _ => ScopeSet::EMPTY.with(Scope::Admin),
     };
     let connection = raised(&target, connection, scopes_for([method]).union(needed)).await?;
     let mut params = json!({"deviceId": id, "role": args.role});
