@@ -22,13 +22,14 @@ use super::machine::{Machine, Step};
 use super::{CalledOff, Connecting, End, EndedBy, Refused, Service, Socket};
 use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
-use crate::hub::outbox::{EncodedEvent, Item};
+use crate::hub::outbox::{EncodedEvent, Item, TooMuch, spare};
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::rpc::catalog::Event;
 use crate::rpc::dispatch::{Params, Routed, log_refusal, write_error, write_ok};
+use crate::rpc::scope;
 use crate::ws::close::{Close, CloseCode};
-use crate::ws::codec::{self, Decoder, FrameStart, Limits, Role};
+use crate::ws::codec::{self, Decoder, FrameStart, Limits, ProtocolError, Role};
 use crate::ws::message::{Message, Opcode};
 
 /// Bytes read at a time.
@@ -118,6 +119,8 @@ struct Driver {
     unsent_at: usize,
     /// A ping is among `unsent`.
     ping_unsent: bool,
+    /// `unsent` is held back for one turn, see [`Driver::linger`].
+    lingers: bool,
 }
 
 impl Driver {
@@ -145,6 +148,7 @@ impl Driver {
             unsent,
             unsent_at: 0,
             ping_unsent: false,
+            lingers: false,
         }
     }
 
@@ -154,17 +158,23 @@ impl Driver {
             if self.leaving.is_some() {
                 return self.leave(cx, scratch);
             }
-            match self.flush(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return self.broken(&error),
-                Poll::Pending => {
-                    if self.shake_hands(cx, scratch).is_break() || self.blocked_close(cx) {
-                        continue;
+            let lingered = std::mem::take(&mut self.lingers);
+            scratch.output.clear();
+            if lingered {
+                scratch.output.extend_from_slice(&self.unsent);
+                spare::give_back(std::mem::take(&mut self.unsent));
+            } else {
+                match self.flush(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return self.broken(&error),
+                    Poll::Pending => {
+                        if self.shake_hands(cx, scratch).is_break() || self.blocked_close(cx) {
+                            continue;
+                        }
+                        return Poll::Pending;
                     }
-                    return Poll::Pending;
                 }
             }
-            scratch.output.clear();
             if self.handshake.is_some() && self.shake_hands(cx, scratch).is_break() {
                 continue;
             }
@@ -173,6 +183,10 @@ impl Driver {
                 Ok(came) => came,
                 Err(error) => return self.broken(&error),
             };
+            if !lingered && self.linger(&came, &scratch.output) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let drained = self.leaving.is_none() && self.drain(cx, &mut scratch.output);
             if let Err(error) = self.send(cx, scratch) {
                 return self.broken(&error);
@@ -252,6 +266,22 @@ impl Driver {
         Break(())
     }
 
+    /// Whether to hold `output` back until all tasks that are ready have had their turn. A node's results are
+    /// acknowledged at once, and the calls that others make of it in the same moment come right behind: so both
+    /// leave in one write.
+    fn linger(&mut self, came: &Came, output: &[u8]) -> bool {
+        let is_node = self.core.connection.as_ref().is_some_and(|it| it.grant.role() == scope::Role::Node);
+        let is_short = (1..ANSWER_BYTES * 16).contains(&output.len());
+        if !is_node || !is_short || self.leaving.is_some() || matches!(came, Came::Nothing | Came::Bytes { more: true })
+        {
+            return false;
+        }
+        self.unsent = spare::take(output.len());
+        self.unsent.extend_from_slice(output);
+        self.lingers = true;
+        true
+    }
+
     /// Reads once and takes the messages.
     fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> io::Result<Came> {
         if self.core.machine.is_waiting() {
@@ -294,7 +324,13 @@ impl Driver {
                     } else {
                         close.reason
                     };
-                    Flow::Leave(by_gateway(close.code, reason.to_owned()))
+                    let too_much = match error {
+                        ProtocolError::TooBig(bytes) => {
+                            Some(TooMuch { bytes, limit: self.decoder.max_message_bytes() as u64 })
+                        }
+                        _ => None,
+                    };
+                    Flow::Leave(End { too_much, ..by_gateway(close.code, reason.to_owned()) })
                 }
             };
             match flow {
@@ -336,7 +372,10 @@ impl Driver {
         let closing = connection.outbox.drain(cx.waker(), |item| {
             drained = true;
             match item {
-                Item::Text(text) => codec::frame(Opcode::Text, &text, None, out),
+                Item::Text(text) => {
+                    codec::frame(Opcode::Text, &text, None, out);
+                    spare::give_back(text);
+                }
                 Item::Event(event, seq) => {
                     let frame = FrameStart::new(Opcode::Text, ANSWER_BYTES, None, out);
                     event.write(Some(seq), out);
@@ -351,7 +390,7 @@ impl Driver {
             out.len() < OUTPUT_BYTES
         });
         if let Some(closing) = closing {
-            self.begin_leaving(by_gateway(closing.code, closing.reason));
+            self.begin_leaving(End { too_much: closing.too_much, ..by_gateway(closing.code, closing.reason) });
         }
         drained
     }
@@ -417,7 +456,7 @@ impl Driver {
     fn blocked_close(&mut self, cx: &Context<'_>) -> bool {
         let closing = self.core.connection.as_ref().and_then(|it| it.outbox.watch_close(cx.waker()));
         if let Some(closing) = closing {
-            self.begin_leaving(by_gateway(closing.code, closing.reason));
+            self.begin_leaving(End { too_much: closing.too_much, ..by_gateway(closing.code, closing.reason) });
             return true;
         }
         false
@@ -494,7 +533,7 @@ impl Driver {
                 io::ErrorKind::UnexpectedEof => "the peer closed the transport without a close frame".to_owned(),
                 _ => error.to_string(),
             };
-            self.tell(&End { by: EndedBy::Transport, code: None, reason });
+            self.tell(&End { by: EndedBy::Transport, code: None, reason, too_much: None });
         }
         Poll::Ready(())
     }
@@ -531,6 +570,7 @@ impl Core {
                 by: EndedBy::Client,
                 code: close.map(|close| close.code.get()),
                 reason: close.map(|close| close.reason.to_owned()).unwrap_or_default(),
+                too_much: None,
             }),
         }
     }
@@ -547,7 +587,7 @@ impl Core {
                 }
                 let frame = FrameStart::new(Opcode::Text, ANSWER_BYTES, None, out);
                 let start = out.len();
-                let params = Params::new(request.params);
+                let params = Params::of(&request);
                 let routed = self.service.route(connection, request.id.as_str(), &request.method, params, now, out);
                 if out.len() == start {
                     frame.abandon(out);
@@ -590,5 +630,5 @@ fn answer_error(id: &str, error: &crate::rpc::error::RpcError, out: &mut Vec<u8>
 }
 
 const fn by_gateway(code: CloseCode, reason: String) -> End {
-    End { by: EndedBy::Gateway, code: Some(code.get()), reason }
+    End { by: EndedBy::Gateway, code: Some(code.get()), reason, too_much: None }
 }

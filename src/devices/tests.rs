@@ -107,7 +107,7 @@ async fn call(devices: &Devices, caller: &Arc<Connection>, method: &str, params:
     router.mount(devices, METHODS);
     let (params, mut out) = (params.to_string(), Vec::new());
     drain(caller);
-    router.route(caller, "\"1\"", method, Params::new(Some(Raw::new(&params).unwrap())), NOW, &mut out);
+    router.route(caller, "\"1\"", method, Params::new(Raw::new(&params).unwrap()), NOW, &mut out);
     let answer: Value = if out.is_empty() {
         std::future::poll_fn(|cx| match drain(caller).0.into_iter().find(|text| text["type"] == "res") {
             Some(answer) => Poll::Ready(answer),

@@ -35,10 +35,10 @@ use super::{Inner, Nodes};
 use crate::auth::DeviceId;
 use crate::clock::UnixMs;
 use crate::hub::Connection;
-use crate::hub::outbox::Pushed;
+use crate::hub::outbox::{Pushed, spare};
 use crate::limits::INVOKE_TIMEOUT_MS;
 use crate::rpc::catalog::Event;
-use crate::rpc::dispatch::{Call, Outcome, Responder};
+use crate::rpc::dispatch::{Call, Outcome, Params, Responder};
 use crate::rpc::error::RpcError;
 use crate::rpc::json::{self, Raw, RawString};
 use crate::rpc::scope::Scope;
@@ -98,7 +98,7 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn parse(params: &'a str) -> Result<Self, RpcError> {
+    fn parse(params: Params<'a>) -> Result<Self, RpcError> {
         // In the order in which clients write them. The last six are for the gateway's own bookkeeping of sessions.
         const KEYS: [&str; 11] = [
             "nodeId",
@@ -114,7 +114,7 @@ impl<'a> Asked<'a> {
             "turnSourceThreadId",
         ];
         let refuse = |what: String| RpcError::invalid(format!("invalid node.invoke params: {what}"));
-        let fields = json::fields(params, &KEYS).map_err(|error| refuse(error.to_string()))?;
+        let fields = params.fields(&KEYS).map_err(|error| refuse(error.to_string()))?;
         if let Some(key) = fields.duplicate {
             return Err(refuse(format!("at {key}: must not come twice")));
         }
@@ -263,7 +263,7 @@ impl Request {
     fn new(session: &Session, command: &str, params: Option<&str>, asked: &Asked<'_>) -> Self {
         const HEAD: &[u8] = br#"{"type":"event","event":"node.invoke.request","payload":{"id":""#;
         let params_bytes = params.map_or(0, |params| params.len() + params.len() / 4);
-        let mut text = Vec::with_capacity(280 + command.len() + params_bytes + asked.key.as_str().len());
+        let mut text = spare::take(280 + command.len() + params_bytes + asked.key.as_str().len());
         text.extend_from_slice(HEAD);
         let id_at = text.len();
         text.extend_from_slice(&[b'0'; CALL_ID_BYTES]);
@@ -320,7 +320,7 @@ fn begin(
     system_run: fn(Option<Raw<'_>>) -> Result<guard::SystemRun, RpcError>,
 ) -> Result<Outcome, RpcError> {
     let inner = &*nodes.0;
-    let asked = Asked::parse(call.raw_params())?;
+    let asked = Asked::parse(call.unread_params())?;
     let session = inner.live.find(asked.node_id.as_bytes());
     let session = session.ok_or_else(|| inner.not_connected(DeviceId::parse(&asked.node_id)))?;
     let command = session.effective.load().command(&asked.command);
@@ -492,9 +492,10 @@ impl NodeError {
 }
 
 impl<'a> Answer<'a> {
-    fn parse(params: &'a str) -> Result<Self, RpcError> {
+    fn parse(params: Params<'a>) -> Result<Self, RpcError> {
         let refuse = |what: String| RpcError::invalid(format!("invalid node.invoke.result params: {what}"));
-        let fields = json::fields(params, &["id", "nodeId", "ok", "payloadJSON", "payload", "error"])
+        let fields = params
+            .fields(&["id", "nodeId", "ok", "payloadJSON", "payload", "error"])
             .map_err(|error| refuse(error.to_string()))?;
         if let Some(key) = fields.duplicate {
             return Err(refuse(format!("at {key}: must not come twice")));
@@ -522,7 +523,7 @@ impl<'a> Answer<'a> {
 /// `node.invoke.result`.
 pub(super) fn result(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     let inner = &*nodes.0;
-    let Answer { call_id, node_id, result } = Answer::parse(call.raw_params())?;
+    let Answer { call_id, node_id, result } = Answer::parse(call.unread_params())?;
     let session = inner.session_of(call.caller(), node_id)?;
     let waiting = session.as_ref().and_then(|session| inner.take_out(session, session.token(&call_id)?));
     let (Some(session), Some(waiting)) = (session, waiting) else {
@@ -540,7 +541,9 @@ pub(super) fn result(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError>
 /// `node.invoke.progress`.
 pub(super) fn progress(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     let refuse = |what: String| RpcError::invalid(format!("invalid node.invoke.progress params: {what}"));
-    let fields = json::fields(call.raw_params(), &["invokeId", "nodeId", "seq", "chunk"])
+    let fields = call
+        .unread_params()
+        .fields(&["invokeId", "nodeId", "seq", "chunk"])
         .map_err(|error| refuse(error.to_string()))?;
     if let Some(key) = fields.duplicate.or(fields.unknown) {
         return Err(refuse(format!("at {key}: unknown, or twice")));

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::doctor::{self, Doctor};
 use super::hello::{Hello, IssuedToken};
+use super::large;
 use super::own_addresses::OwnAddresses;
 use crate::api::Api;
 use crate::auth::client::Client as ClientClaims;
@@ -679,6 +680,7 @@ impl Service for Admission {
 
     fn ended(&self, socket: Option<&Socket>, connection: Option<&Arc<Connection>>, end: &End) {
         let reason = plain(&end.reason, 300);
+        large::note(self.domains.system.stability(), connection.map(|connection| &**connection), end, UnixMs::now());
         match connection {
             Some(connection) => {
                 self.forget(connection);

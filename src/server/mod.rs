@@ -8,18 +8,20 @@ mod background;
 mod calls;
 pub mod doctor;
 pub mod hello;
+mod large;
 pub mod lock;
 pub mod logging;
 mod own_addresses;
 mod policy;
 pub mod reception;
 mod reload;
+mod start_code;
 mod webhook;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -279,6 +281,11 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let mut signals = StopSignals::listen()?;
         let fingerprints = tls.as_ref().map(|tls| tls.fingerprints());
         Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors, fingerprints }.print();
+        task::spawn("start code", async {
+            // What the start has set off has run by then.
+            tokio::time::sleep(SETTLE).await;
+            start_code::release();
+        });
 
         let signal = signals.next().await;
         shutdown.begin();
@@ -352,7 +359,12 @@ fn place(workers: &workers::Workers, stream: tokio::net::TcpStream, peer: Socket
     // A frame that is ready goes out now: what is worth joining has been joined before the write.
     let _ = stream.set_nodelay(true);
     if workers.load() >= most {
-        tracing::warn!(%peer, most, "a connection was turned away: the open-file limit is reached");
+        // As many come as like to: one line a second says it.
+        static SAID_S: AtomicU32 = AtomicU32::new(0);
+        let now_s = monotonic_s().max(1);
+        if SAID_S.swap(now_s, Ordering::Relaxed) != now_s {
+            tracing::warn!(%peer, most, "connections are turned away: the open-file limit is reached");
+        }
         let _ = stream.try_write(&http::reject::FULL.to_bytes());
         return;
     }
@@ -360,6 +372,9 @@ fn place(workers: &workers::Workers, stream: tokio::net::TcpStream, peer: Socket
         tracing::warn!(%peer, "a connection was dropped: no worker takes it");
     }
 }
+
+/// Time from the start until what only the start has needed is let go of.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Gives every connection its ping and its tick, one slot a second.
 async fn beat(hub: Hub) {
