@@ -48,6 +48,8 @@ pub enum Command {
     Model {
         /// Deltas a second to each caller
         deltas: u32,
+        /// Callers that there is room for
+        places: u32,
     },
 }
 

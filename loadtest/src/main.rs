@@ -60,6 +60,6 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Streams(it) => scenario::streams::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Soak(it) => scenario::soak::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Floor(kind) => Ok(floor::serve(&kind)?),
-        Command::Model { deltas } => Ok(model::serve(deltas)?),
+        Command::Model { deltas, places } => Ok(model::serve(deltas, places)?),
     }
 }

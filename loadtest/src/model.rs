@@ -1,11 +1,11 @@
 //! A stand-in for a model's server: every request is answered with a stream that goes on until the caller leaves.
 //!
-//! It is a child process of this same program, beside the load and not beside the gateway: what it costs is neither's.
+//! It is a child process of this same program, on the load's core and not on the gateway's. It sends at one rate whether
+//! anybody listens or not, so that what it takes from the machine is in both columns of a comparison.
 //! [`Model::start`] runs one; [`serve`] is what the child does.
 
-use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -27,11 +27,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Starts one that sends `deltas` a second to each caller.
-    pub fn start(deltas: u32) -> Result<Self> {
+    /// Starts one that sends `deltas` a second to each of `places` callers.
+    pub fn start(deltas: u32, places: u32) -> Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
         let mut command = Command::new(program);
-        command.args(["model", &deltas.to_string()]).stdout(Stdio::piped());
+        command.args(["model", &deltas.to_string(), &places.to_string()]).stdout(Stdio::piped());
         let mut child = command.spawn().context("starting the stand-in model")?;
         let output = child.stdout.take().context("the stand-in model's output")?;
         let mut model = Self { child, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
@@ -54,7 +54,7 @@ impl Drop for Model {
 ///
 /// # Errors
 /// The system refuses a socket.
-pub fn serve(deltas: u32) -> io::Result<()> {
+pub fn serve(deltas: u32, places: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     writeln!(io::stdout().lock(), "{}", listener.local_addr()?.port())?;
@@ -70,32 +70,26 @@ pub fn serve(deltas: u32) -> io::Result<()> {
             });
         }
     });
-    let period = Duration::from_secs(1) / deltas.max(1);
     let delta = chunk(&format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{TEXT}"}},"finish_reason":null}}]}}"#));
-    // All have the same period, so the order in which they are due is the order in which they came.
-    let mut due: VecDeque<(Instant, TcpStream)> = VecDeque::new();
+    // Where nobody listens, as much is sent to nowhere: what this process takes from the machine is always the same.
+    let nowhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    nowhere.connect(nowhere.local_addr()?)?;
+    nowhere.set_nonblocking(true)?;
+    let mut callers: Vec<Option<TcpStream>> = (0..places.max(1)).map(|_| None).collect();
+    let step = Duration::from_secs(1) / (deltas.max(1) * places.max(1));
+    let mut due = Instant::now();
     loop {
-        let wait = due.front().map_or(Duration::from_secs(1), |(at, _)| at.saturating_duration_since(Instant::now()));
-        match streams.recv_timeout(wait) {
-            // Spread over the period by when they come; a burst of arrivals is pulled apart.
-            Ok(stream) => {
-                let after = due.back().map_or_else(Instant::now, |(at, _)| *at);
-                due.push_back((after.max(Instant::now()) + Duration::from_micros(50), stream));
+        for place in 0..callers.len() {
+            due += step;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if callers[place].is_none() {
+                callers[place] = streams.try_recv().ok();
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
-        }
-        while let Some((at, stream)) = due.front()
-            && *at <= Instant::now()
-        {
-            let (at, mut stream) = (*at, stream);
-            let sent = stream.write_all(delta.as_bytes()).is_ok();
-            if let Some((_, stream)) = due.pop_front()
-                && sent
-            {
-                let next = at + period;
-                let place = due.partition_point(|(other, _)| *other <= next);
-                due.insert(place, (next, stream));
+            match &mut callers[place] {
+                Some(stream) if stream.write_all(delta.as_bytes()).is_ok() => {}
+                Some(_) => callers[place] = None,
+                // Full, as nobody reads it.
+                None => drop(nowhere.send(delta.as_bytes())),
             }
         }
     }

@@ -5,6 +5,10 @@ use std::io;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+/// The thread's nice value, on Linux where threads have their own.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
 /// A runtime on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Background {
@@ -23,6 +27,9 @@ impl Background {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("agent".to_owned()).spawn(move || {
+            // Where there are fewer cores than threads, frames go first. Failing, they share.
+            #[cfg(target_os = "linux")]
+            let _ = rustix::process::setpriority_process(None, NICE);
             let _ = runtime.block_on(stopped);
             // A name that is being looked up does not hold the end up.
             runtime.shutdown_background();

@@ -140,7 +140,7 @@ impl Contest for Talk {
 /// Runs the scenario.
 pub fn run(options: &Streams, run: &Run) -> Result<Report> {
     ensure!(run.spawn.is_some(), "streams needs --spawn: the gateway has to know the stand-in model");
-    let model = Model::start(options.deltas)?;
+    let model = Model::start(options.deltas, options.sessions)?;
     let provider = json!({"baseUrl": format!("http://{}/v1", model.address), "apiKey": "none",
         "models": [{"id": "stand-in", "contextWindow": 100_000, "maxTokens": 10_000}]});
     let target = Target::find_with(run, &json!({"models": {"providers": {"load": provider}}}))?;

@@ -306,7 +306,17 @@ mod tests {
             timestamp: UnixMs(0),
         };
         let messages = [Message::user("hi", UnixMs(0)), result("a"), result("b")];
-        let ask = Ask { model: "m", max_tokens: 7, system: "s", messages: &messages, tools: &[] };
+        let sampling = Sampling::default();
+        let ask = Ask {
+            model: "m",
+            max_tokens: 7,
+            max_tokens_field: "max_completion_tokens",
+            system: "s",
+            messages: &messages,
+            tools: &[],
+            sampling: &sampling,
+        };
+        assert_eq!(request(&ask)["max_completion_tokens"], 7);
         let sent = request(&ask);
         let roles: Vec<_> = sent["messages"].as_array().unwrap().iter().map(|message| &message["role"]).collect();
         assert_eq!(roles, ["system", "user", "tool", "tool", "user"]);
