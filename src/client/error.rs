@@ -299,6 +299,10 @@ impl ConnectError {
             ConnectFailure::Http(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
                 Some("Try again.".into())
             }
+            ConnectFailure::Http(answer) if answer.status.is_success() => Some(format!(
+                "Check the port: is {} the gateway's? A proxy in front may also answer with a page of its own, such as a login.",
+                url.authority()
+            )),
             ConnectFailure::NotHttp(_)
             | ConnectFailure::Http(_)
             | ConnectFailure::NotWebSocket(_)
