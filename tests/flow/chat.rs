@@ -144,6 +144,9 @@ fn sessions_are_listed_searched_renamed_reset_and_deleted() {
         (preview["previews"][0]["status"].as_str(), preview["previews"][1]["status"].as_str()),
         (Some("ok"), Some("missing"))
     );
+    let long = json!({"key": "work", "label": "x".repeat(513)});
+    assert_eq!(client.call("sessions.patch", &long).unwrap_err()["code"], "INVALID_REQUEST");
+    assert_eq!(client.call("sessions.create", &long).unwrap_err()["code"], "INVALID_REQUEST");
     client.call("sessions.reset", &json!({"key": "work"})).unwrap();
     let history = client.call("chat.history", &json!({"sessionKey": "work"})).unwrap();
     assert_eq!(history["messages"], json!([]));
