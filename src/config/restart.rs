@@ -1,6 +1,6 @@
 //! Which settings wait for a restart: what of an edited file does not take effect while the gateway runs.
 //!
-//! Everything that decides who gets in is applied at once and is not here.
+//! Everything that decides who gets in, and the agent with its channels, is applied at once and is not here.
 
 use super::model::Config;
 

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::flow::{DmPolicy, DmScope, GroupPolicy};
+use super::flow::{DmPolicy, DmScope, GroupPolicy, Streaming};
 use super::keyword::Keyword;
 use super::model::{AuthMode, Bind, ConsoleStyle, HostKeyPolicy, LogLevel, Mode, ReloadMode, TailscaleMode, Transport};
 
@@ -104,6 +104,11 @@ const KEYS: &[Key] = &[
     Key("channels.telegram.webhookUrl", Kind::Text, "", "Where the Bot API sends updates, in place of polling."),
     Key("channels.telegram.webhookSecret", Kind::Secret, "", "What it proves itself with there."),
     Key("channels.telegram.webhookPath", Kind::Text, "\"/telegram-webhook\"", "Path of the webhook here."),
+    Key("channels.telegram.webhookHost", Kind::Text, "\"127.0.0.1\"", "The address that the listener for the webhook binds."),
+    Key("channels.telegram.webhookPort", Kind::Number(1, 65_535), "8787", "Its port."),
+    Key("channels.telegram.webhookCertPath", Kind::Text, "", "A self-signed certificate of webhookUrl's host, PEM, for Telegram to trust."),
+    Key("channels.telegram.streaming.mode", Kind::Word(Streaming::WORDS), "\"partial\"", "Whether answers grow while they are written; \"block\" is as \"partial\" here, \"progress\" as \"off\"."),
+    Key("channels.telegram.mediaMaxMb", Kind::Number(1, 2000), "100", "Size of a picture, either way; 5 MiB at most here."),
     Key("secrets.providers", Kind::SecretProviders, "{}", "Where SecretRefs lead, by name: [a-z][a-z0-9_-]{0,63}."),
     Key("secrets.defaults.env", Kind::Text, "", "The name that means the environment without an entry; default: default."),
     Key("logging.level", Kind::Word(LogLevel::WORDS), "\"info\"", "What goes to the log."),
