@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -183,8 +183,7 @@ impl Driver {
                 Ok(came) => came,
                 Err(error) => return self.broken(&error),
             };
-            if !lingered && self.linger(&came, &scratch.output) {
-                cx.waker().wake_by_ref();
+            if !lingered && self.linger(cx, &came, &scratch.output) {
                 return Poll::Pending;
             }
             let drained = self.leaving.is_none() && self.drain(cx, &mut scratch.output);
@@ -266,19 +265,23 @@ impl Driver {
         Break(())
     }
 
-    /// Whether to hold `output` back until all tasks that are ready have had their turn. A node's results are
-    /// acknowledged at once, and the calls that others make of it in the same moment come right behind: so both
-    /// leave in one write.
-    fn linger(&mut self, came: &Came, output: &[u8]) -> bool {
-        let is_node = self.core.connection.as_ref().is_some_and(|it| it.grant.role() == scope::Role::Node);
-        let is_short = (1..ANSWER_BYTES * 16).contains(&output.len());
-        if !is_node || !is_short || self.leaving.is_some() || matches!(came, Came::Nothing | Came::Bytes { more: true })
-        {
+    /// Whether to hold back what there is to say to a node until the kernel has been asked once more what is ready, and
+    /// that has run. A node is called by many: what they ask of it in these two rounds, and the acknowledgements of what it
+    /// has answered, leave in one write. With nothing else to do it costs one look at the kernel.
+    fn linger(&mut self, cx: &mut Context<'_>, came: &Came, output: &[u8]) -> bool {
+        let Some(connection) = &self.core.connection else { return false };
+        let has_more = matches!(came, Came::Bytes { more: true }) || output.len() > ANSWER_BYTES * 16;
+        let is_silent = output.is_empty() && !connection.outbox.is_signalled();
+        if connection.grant.role() != scope::Role::Node || self.leaving.is_some() || has_more || is_silent {
             return false;
         }
-        self.unsent = spare::take(output.len());
-        self.unsent.extend_from_slice(output);
+        if !output.is_empty() {
+            self.unsent = spare::take(output.len());
+            self.unsent.extend_from_slice(output);
+        }
         self.lingers = true;
+        // To be polled once is all that it needs: it wakes this task after the next look.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
         true
     }
 

@@ -93,7 +93,7 @@ struct Asked<'a> {
     command: Cow<'a, str>,
     params: Option<Raw<'a>>,
     key: RawString<'a>,
-    timeout_ms: u64,
+    timeout_ms: u32,
     progress: bool,
 }
 
@@ -172,9 +172,9 @@ fn trimmed(text: RawString<'_>) -> Cow<'_, str> {
 }
 
 /// Reads `timeoutMs`: a whole number, however it is written; 0 means no deadline; above [`MAX_TIMEOUT_MS`] it is cut.
-fn timeout(value: Raw<'_>) -> Result<u64, ()> {
+fn timeout(value: Raw<'_>) -> Result<u32, ()> {
     if let Some(ms) = value.as_u64() {
-        return Ok(ms.min(MAX_TIMEOUT_MS));
+        return Ok(ms.min(MAX_TIMEOUT_MS) as u32);
     }
     // `1e3`, `1.0`, more digits than 64 bits hold.
     let ms: f64 = value.as_str().parse().map_err(|_| ())?;
@@ -182,7 +182,7 @@ fn timeout(value: Raw<'_>) -> Result<u64, ()> {
     if !is_number || ms < 0.0 || (ms.is_finite() && ms.fract() != 0.0) {
         return Err(());
     }
-    Ok(ms.min(MAX_TIMEOUT_MS as f64) as u64)
+    Ok(ms.min(MAX_TIMEOUT_MS as f64) as u32)
 }
 
 /// A call that waits for its node.
@@ -191,7 +191,7 @@ pub(super) struct Waiting {
     responder: Responder,
     command: Arc<str>,
     key: RepeatKey,
-    timeout_ms: u64,
+    timeout_ms: u32,
     /// Whether the node has told of progress.
     heard: bool,
     /// What few calls need.
@@ -277,7 +277,7 @@ impl Request {
             json::push_string(params, &mut text);
         }
         text.extend_from_slice(br#","timeoutMs":"#);
-        push_number(asked.timeout_ms, &mut text);
+        push_number(asked.timeout_ms.into(), &mut text);
         text.extend_from_slice(br#","idempotencyKey":"#);
         text.extend_from_slice(asked.key.as_str().as_bytes());
         text.extend_from_slice(b"}}");
@@ -354,7 +354,7 @@ fn begin(
     let key = inner.repeats.key(caller, session.node_id, name, asked.key.inner());
     let now = deadline::now();
     let deadline = (asked.timeout_ms > 0).then(|| {
-        let at = now + Duration::from_millis(asked.timeout_ms);
+        let at = now + Duration::from_millis(asked.timeout_ms.into());
         (at, inner.deadlines.tick_after(at))
     });
     let received = call.now();
@@ -651,7 +651,7 @@ impl Inner {
         let mut copy = None;
         responder.answer_with(bytes + command.len() + 200, |out| {
             let start = out.len();
-            write_answer(session, &command, payload, timeout_ms, out);
+            write_answer(session, &command, payload, timeout_ms.into(), out);
             let answer = &out[start..];
             self.repeats.end(key, answer, now);
             copy = (!joined.is_empty()).then(|| Answered::With(answer.to_vec()));

@@ -131,7 +131,8 @@ enum KeptId {
 }
 
 impl KeptId {
-    const SHORT_BYTES: usize = 46;
+    /// A UUID in its quotes.
+    const SHORT_BYTES: usize = 38;
 
     fn new(id: &str) -> Self {
         let mut bytes = [0; Self::SHORT_BYTES];
