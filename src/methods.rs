@@ -1,5 +1,6 @@
 //! The one list of every RPC method: each domain's table, mounted over its handle.
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::agent::{self, Agent};
@@ -7,7 +8,8 @@ use crate::approvals::{self, Approvals};
 use crate::channels::{self, Channels};
 use crate::devices::{self, Devices};
 use crate::nodes::{self, Nodes};
-use crate::rpc::dispatch::{Method, Router};
+use crate::rpc::dispatch::{Call, Method, Outcome, Router};
+use crate::rpc::error::RpcError;
 use crate::sessions::{self, Sessions};
 use crate::system::{self, System};
 
@@ -33,12 +35,7 @@ pub struct Domains {
 /// What this gateway has none of, and what user interfaces ask for all the same: answered with nothing, which is true.
 pub const EMPTY: &[Method<()>] = &[
     Method { name: "commands.list", handler: |(), call| call.answer(&json!({"commands": []})) },
-    Method {
-        name: "cron.list",
-        handler: |(), call| {
-            call.answer(&json!({"jobs": [], "total": 0, "offset": 0, "limit": 0, "hasMore": false, "nextOffset": null}))
-        },
-    },
+    Method { name: "cron.list", handler: no_jobs },
     Method {
         name: "cron.status",
         handler: |(), call| call.answer(&json!({"enabled": false, "jobs": 0, "nextWakeAtMs": null})),
@@ -53,6 +50,17 @@ pub const EMPTY: &[Method<()>] = &[
         handler: |(), call| call.answer(&json!({"sentinel": null, "updateAvailable": null})),
     },
 ];
+
+/// A page of no jobs, as whoever asked for one checks it.
+fn no_jobs((): &(), call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    struct Params {
+        limit: Option<u64>,
+    }
+    let Params { limit } = call.params()?;
+    call.answer(&json!({"jobs": [], "total": 0, "offset": 0, "limit": limit.unwrap_or(50).clamp(1, 200),
+        "hasMore": false, "nextOffset": null, "snapshotRevision": "none"}))
+}
 
 /// The table of this gateway.
 pub fn router(domains: &Domains) -> Router {

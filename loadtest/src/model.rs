@@ -85,9 +85,10 @@ pub fn serve(deltas: u32, places: u32) -> io::Result<()> {
             if callers[place].is_none() {
                 callers[place] = streams.try_recv().ok();
             }
-            match &mut callers[place] {
-                Some(stream) if stream.write_all(delta.as_bytes()).is_ok() => {}
-                Some(_) => callers[place] = None,
+            match callers[place].as_mut().map(|stream| stream.write_all(delta.as_bytes())) {
+                Some(Ok(())) => {}
+                // Who has left makes room.
+                Some(Err(_)) => callers[place] = None,
                 // Full, as nobody reads it.
                 None => drop(nowhere.send(delta.as_bytes())),
             }

@@ -45,7 +45,7 @@ use crate::outgoing::Outgoing;
 use crate::rpc::error::RpcError;
 use crate::sessions::key::SessionKey;
 use crate::sessions::message::{Block, Message, Usage};
-use crate::sessions::{Origin, Sessions};
+use crate::sessions::{DefaultModel, Origin, Sessions};
 use crate::store::{Change, Store, StoreError, Tx};
 use crate::task;
 use profiles::{Credential, Profiles};
@@ -67,6 +67,14 @@ pub struct Settings {
     pub order: Vec<usize>,
     /// The longest run.
     pub timeout: Duration,
+}
+
+impl Settings {
+    /// The model that is asked first.
+    fn default_model(&self) -> Option<DefaultModel> {
+        let first = self.order.first().and_then(|at| self.models.get(*at))?;
+        Some(DefaultModel { name: first.full_name(), context_window: first.model.context_window })
+    }
 }
 
 /// A run that has not ended.
@@ -236,6 +244,7 @@ impl Agent {
         settings: Settings,
         runtime: tokio::runtime::Handle,
     ) -> Self {
+        sessions.set_default_model(settings.default_model());
         Self(Arc::new(Inner {
             store,
             sessions,
@@ -259,6 +268,7 @@ impl Agent {
 
     /// Takes other settings: from the next question to a model on. A run that goes on keeps the time it has.
     pub fn set_settings(&self, settings: Settings) {
+        self.0.sessions.set_default_model(settings.default_model());
         self.0.settings.store(Arc::new(settings));
     }
 

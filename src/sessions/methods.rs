@@ -81,6 +81,7 @@ struct ListParams {
     /// The `nextCursor` of a former page: what changed in between moves no row out of the pages or into two of them,
     /// unless the row itself has moved.
     cursor: Option<String>,
+    spawned_by: Option<String>,
     active_minutes: Option<u64>,
     sort_by: Option<String>,
     label: Option<String>,
@@ -184,6 +185,8 @@ impl Sessions {
                     && since.is_none_or(|since| activity(session).0 >= since)
                     && params.label.as_ref().is_none_or(|label| session.label.as_ref() == Some(label))
                     && params.agent_id.as_deref().is_none_or(|agent| agent == key.agent())
+                    // No session of this gateway was begun by another one.
+                    && params.spawned_by.is_none()
                     && finds(key, session)
             })
             .map(|(key, session)| (place(key, session), Arc::clone(session)))
@@ -210,10 +213,14 @@ impl Sessions {
         let next = before + skip + page.len();
         let more = !page.is_empty() && next < total;
         let cursor = rows.last().filter(|_| more).map(|(place, _)| place.to_string());
+        let default = self.default_model();
+        let (provider, model) = default.as_ref().and_then(|model| model.name.split_once('/')).unzip();
+        let window = default.as_ref().map(|model| model.context_window);
+        let defaults = json!({"modelProvider": provider, "model": model, "contextTokens": window});
         Ok(json!({
             "ts": now, "path": "", "count": page.len(), "totalCount": total, "limitApplied": limit,
             "hasMore": more, "nextOffset": more.then_some(next), "nextCursor": cursor, "databasePath": null,
-            "defaults": {"modelProvider": null, "model": null, "contextTokens": null},
+            "defaults": defaults,
             "sessions": page,
         }))
     }
@@ -292,11 +299,30 @@ fn resolve(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
         key: Option<String>,
         session_id: Option<String>,
         label: Option<String>,
+        short_id: Option<String>,
+        reference: Option<Reference>,
         #[serde(default)]
         allow_missing: bool,
     }
-    let Params { key: text, session_id, label, allow_missing } = call.params()?;
-    let found = if let Some(text) = text {
+    /// What the address of a Control UI's page says of a session.
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Reference {
+        key: Option<String>,
+        short_id: Option<String>,
+    }
+    let Params { key: text, session_id, label, short_id, reference, allow_missing } = call.params()?;
+    let reference = reference.unwrap_or_default();
+    let (text, short_id) = (text.or(reference.key), short_id.or(reference.short_id));
+    let found = if let Some(short_id) = short_id {
+        let found = by_short_id(sessions, &short_id)?;
+        if found.len() > 1 {
+            let row = |key: &SessionKey| json!({"key": key.as_str(), "agentId": key.agent()});
+            let candidates: Vec<_> = found.iter().take(10).map(row).collect();
+            return call.answer(&json!({"ok": false, "candidates": candidates}));
+        }
+        found.into_iter().next()
+    } else if let Some(text) = text {
         let key = key(&text)?;
         // The main session is there for everybody, also before its first message.
         sessions.get(&key).map(|_| key.clone()).or_else(|| (key.as_str() == MAIN_KEY).then_some(key))
@@ -315,6 +341,21 @@ fn resolve(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
         None if allow_missing => call.answer(&json!({"ok": false})),
         None => Err(RpcError::invalid("no session matches; sessions.list shows those there are")),
     }
+}
+
+/// The sessions whose keys end in a UUID that begins with these digits, of which there are eight at least; in order.
+fn by_short_id(sessions: &Sessions, short_id: &str) -> Result<Vec<SessionKey>, RpcError> {
+    let digits = short_id.trim().to_ascii_lowercase();
+    if !(8..=32).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(RpcError::invalid("invalid sessions.resolve params: shortId is 8 to 32 hexadecimal digits"));
+    }
+    let has_it = |key: &&SessionKey| {
+        let last = key.as_str().rsplit(':').next().unwrap_or_default().replace('-', "");
+        last.len() == 32 && last.starts_with(&digits)
+    };
+    let mut found: Vec<_> = sessions.index().keys().filter(has_it).cloned().collect();
+    found.sort();
+    Ok(found)
 }
 
 /// Settings of a session that this gateway acts on; others are kept for the clients that wrote them.

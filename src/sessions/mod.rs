@@ -68,6 +68,17 @@ struct Inner {
     index: RwLock<HashMap<SessionKey, Arc<Session>>>,
     in_flight: Mutex<HashMap<SessionKey, InFlight>>,
     subscribers: Mutex<Subscribers>,
+    /// What is asked where a session says nothing.
+    default_model: Mutex<Option<DefaultModel>>,
+}
+
+/// The model of sessions that have none of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultModel {
+    /// `provider/model`.
+    pub name: String,
+    /// Tokens it takes.
+    pub context_window: u32,
 }
 
 impl std::fmt::Debug for Sessions {
@@ -100,6 +111,7 @@ impl Sessions {
             index: RwLock::new(index),
             in_flight: Mutex::default(),
             subscribers: Mutex::default(),
+            default_model: Mutex::default(),
         })))
     }
 
@@ -405,12 +417,24 @@ impl Sessions {
         subscribers.send_to_followers(key, Event::SESSION_MESSAGE, &payload);
     }
 
+    /// Says which model sessions have that have none of their own.
+    pub fn set_default_model(&self, model: Option<DefaultModel>) {
+        *self.0.default_model.lock().unwrap_or_else(PoisonError::into_inner) = model;
+    }
+
+    /// That model.
+    pub fn default_model(&self) -> Option<DefaultModel> {
+        self.0.default_model.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A session's row of the list.
     pub fn row(&self, key: &SessionKey, session: &Session) -> Value {
         let in_flight = self.in_flight(key);
-        let (provider, model) = match session.model.as_deref().and_then(|model| model.split_once('/')) {
+        let default = self.default_model();
+        let own = session.model.as_deref().or(default.as_ref().map(|model| model.name.as_str()));
+        let (provider, model) = match own.and_then(|model| model.split_once('/')) {
             Some((provider, model)) => (Some(provider), Some(model)),
-            None => (None, session.model.as_deref()),
+            None => (None, own),
         };
         let status = if in_flight.is_some() { Some("running") } else { session.status.as_deref() };
         let active: Vec<_> = in_flight.iter().map(|run| run.run_id.as_str()).collect();

@@ -131,6 +131,9 @@ fn sessions_are_listed_searched_renamed_reset_and_deleted() {
     assert_eq!(client.event("sessions.changed")["sessionKey"], "agent:main:work");
     let list = client.call("sessions.list", &json!({"limit": 10})).unwrap();
     assert_eq!((list["count"].as_u64(), list["sessions"][0]["label"].as_str()), (Some(1), Some("Work")));
+    let default = json!({"modelProvider": "local", "model": "stand-in", "contextTokens": 32000});
+    assert_eq!((&list["defaults"], &list["sessions"][0]["model"]), (&default, &json!("stand-in")));
+    assert_eq!(client.call("sessions.list", &json!({"spawnedBy": "agent:main:main"})).unwrap()["count"], 0);
     let found = client.call("sessions.search", &json!({"query": "quick fox"})).unwrap();
     assert_eq!(found["results"][0]["sessionKey"], "agent:main:work");
     client.call("sessions.patch", &json!({"key": "work", "label": null, "thinkingLevel": "high"})).unwrap();
@@ -147,6 +150,24 @@ fn sessions_are_listed_searched_renamed_reset_and_deleted() {
     let long = json!({"key": "work", "label": "x".repeat(513)});
     assert_eq!(client.call("sessions.patch", &long).unwrap_err()["code"], "INVALID_REQUEST");
     assert_eq!(client.call("sessions.create", &long).unwrap_err()["code"], "INVALID_REQUEST");
+    let resolve = |client: &mut Client, params: Value| client.call("sessions.resolve", &params);
+    // As the address of a page names a session: by its key, or by the beginning of the identifier that its key ends in.
+    let by_key = json!({"reference": {"key": "agent:main:work", "slug": "work"}, "allowMissing": true});
+    assert_eq!(resolve(&mut client, by_key).unwrap()["key"], "agent:main:work");
+    for end in ["1", "2"] {
+        let key = format!("dashboard:0a1b2c3d-0000-4000-8000-00000000000{end}");
+        client.call("sessions.create", &json!({"key": key})).unwrap();
+    }
+    let short = |id: &str| json!({"shortId": id, "allowMissing": true});
+    assert_eq!(resolve(&mut client, short("0a1b2c3d")).unwrap()["candidates"].as_array().unwrap().len(), 2);
+    let one = resolve(&mut client, short("0a1b2c3d000040008000000000000002")).unwrap();
+    assert_eq!(one["key"], "agent:main:dashboard:0a1b2c3d-0000-4000-8000-000000000002");
+    assert_eq!(resolve(&mut client, short("ffffffff")).unwrap(), json!({"ok": false}));
+    assert!(resolve(&mut client, short("0a1b")).is_err());
+    for end in ["1", "2"] {
+        let key = format!("dashboard:0a1b2c3d-0000-4000-8000-00000000000{end}");
+        client.call("sessions.delete", &json!({"key": key})).unwrap();
+    }
     client.call("sessions.reset", &json!({"key": "work"})).unwrap();
     let history = client.call("chat.history", &json!({"sessionKey": "work"})).unwrap();
     assert_eq!(history["messages"], json!([]));

@@ -32,8 +32,8 @@ await page.getByText(`${words}!`, { exact: true }).first().waitFor({ timeout: 15
 await page.getByText('Done', { exact: true }).first().waitFor({ timeout: 15_000 });
 saw.mine = await page.getByText(words, { exact: true }).count();
 // A page of the application that is opened by its address.
-await page.goto(new URL('./chat/main', url.split('#')[0]).href);
-await page.getByText(`${words}!`, { exact: true }).first().waitFor({ timeout: 15_000 });
+await page.goto(new URL('./chat/main/other', url.split('#')[0]).href);
+await page.getByText('echo hello to the list', { exact: true }).first().waitFor({ timeout: 15_000 });
 saw.deep = true;
 console.log(JSON.stringify(saw));
 await browser.close();
