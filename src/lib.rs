@@ -48,6 +48,7 @@ pub mod net;
 pub mod nodes;
 pub mod outgoing;
 mod private_file;
+mod qr;
 pub mod rpc;
 pub mod secret;
 pub mod server;

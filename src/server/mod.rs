@@ -7,12 +7,15 @@ pub mod announce;
 mod background;
 pub mod doctor;
 pub mod hello;
+pub mod in_force;
 pub mod lock;
 pub mod logging;
 mod own_addresses;
 mod policy;
+mod presented;
 pub mod reception;
 mod reload;
+mod setup_code;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
@@ -66,6 +70,7 @@ use lock::StateLock;
 pub(crate) use policy::tls_files;
 use reception::Reception;
 use reload::{Reload, Seen};
+use setup_code::SetupCodes;
 
 /// Pause between a change of the presence list and its broadcast, in which further changes join it.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(100);
@@ -177,6 +182,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         };
         let now = UnixMs::now();
         let devices = Devices::open(store.clone(), hub.clone(), now)?;
+        devices.set_token_life(policy::token_life(&config));
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;
         // A file of its own: looking for a word in a year of talk is nothing that a pairing should wait for.
         let schemas = [sessions::SCHEMA, agent::SCHEMA, channels::SCHEMA];
@@ -202,13 +208,25 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let mut router = methods::router(&domains);
         let doctor = doctor::Doctor::default();
         router.mount(&doctor, doctor::METHODS);
+        let daemon = Arc::new(LocalApi::new(config.tailscale.socket.clone()));
+        let setup_codes = SetupCodes::new(setup_code::Place {
+            devices: domains.devices.clone(),
+            listen: start.listen.clone(),
+            tls: tls.clone(),
+            tailscale,
+            daemon: Arc::clone(&daemon),
+            settings: ArcSwap::from_pointee((config.clone(), start.auth.mode)),
+        });
+        router.mount(&setup_codes, setup_code::METHODS);
+        let (asking, asked) = reload::Asking::channel();
+        router.mount(&asking, reload::METHODS);
         let policy = policy::policy(&config, &start.auth, generated.as_ref());
         let limits = RateLimits::new(policy::rate_limits(&config));
         let shutdown = Shutdown::default();
         let admission = Admission::new(
             policy,
             limits,
-            LocalApi::new(config.tailscale.socket.clone()),
+            daemon,
             Preauth::new(preauth),
             handshake_timeout,
             shutdown.clone(),
@@ -217,6 +235,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             router,
         );
         let admission = Arc::new(admission.examining_for(doctor));
+        admission.set_transport_security(config.gateway.strict_transport_security.as_deref());
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let reception = Reception {
@@ -231,10 +250,10 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let (route, managed) = managed.map(|managed| (managed.route, managed.socket)).unzip();
         for listener in listeners.into_iter().chain(managed) {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let (workers, shutdown) = (Arc::clone(&workers), shutdown.clone());
+            let (workers, shutdown, admission) = (Arc::clone(&workers), shutdown.clone(), Arc::clone(&admission));
             task::spawn("accept", async move {
                 accept::accept_loop(listener, shutdown, |stream, peer| {
-                    place(&workers, stream, peer, descriptors.connections);
+                    place(&workers, &admission, stream, peer, descriptors.connections);
                 })
                 .await;
             });
@@ -260,11 +279,14 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             revision,
             admission: Arc::clone(&admission),
             system: domains.system.clone(),
+            nodes: domains.nodes.clone(),
+            devices: domains.devices.clone(),
+            setup_codes,
             tls: tls.clone(),
             running: config,
             seen: Seen { source, environment: environment.clone(), mode, fault: None, tls_fault: None },
         };
-        task::spawn("reload", reload.run(signal(SignalKind::hangup())?, shutdown.clone()));
+        task::spawn("reload", reload.run(signal(SignalKind::hangup())?, asked, shutdown.clone()));
         let mut signals = StopSignals::listen()?;
         let fingerprints = tls.as_ref().map(|tls| tls.fingerprints());
         Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors, fingerprints }.print();
@@ -337,12 +359,18 @@ impl Managed {
 }
 
 /// Hands a socket to a worker, or tells it that there is no room.
-fn place(workers: &workers::Workers, stream: tokio::net::TcpStream, peer: SocketAddr, most: usize) {
+fn place(
+    workers: &workers::Workers,
+    admission: &Admission,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    most: usize,
+) {
     // A frame that is ready goes out now: what is worth joining has been joined before the write.
     let _ = stream.set_nodelay(true);
     if workers.load() >= most {
         tracing::warn!(%peer, most, "a connection was turned away: the open-file limit is reached");
-        let _ = stream.try_write(&http::reject::FULL.to_bytes());
+        let _ = stream.try_write(&http::reject::FULL.to_bytes(admission.transport_security()));
         return;
     }
     if !workers.place(stream, peer) {
