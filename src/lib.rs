@@ -50,6 +50,7 @@ pub mod node_host;
 pub mod nodes;
 pub mod outgoing;
 mod private_file;
+mod qr;
 pub mod rpc;
 pub mod secret;
 pub mod server;

@@ -31,6 +31,8 @@ static LAYERS: [Layer; 6] = [
         Room("conn::machine", "conn::connect"),
         Room("devices::record", "auth"),
         Room("devices::pairing", "auth devices::record"),
+        Room("devices::setup", "auth"),
+        Room("qr", ""),
         Room("nodes::policy", ""),
         Room("nodes::surface", "nodes::policy"),
         Room("node_host::policy", ""),
@@ -71,7 +73,7 @@ static LAYERS: [Layer; 6] = [
     // A domain sees another through its handle, the records that the handle gives out, and the rule of who may approve.
     Layer { name: "4 domains", pure: false, rooms: &[
         Room("system", "store task hub rpc::dispatch"),
-        Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing"),
+        Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing devices::setup"),
         Room("nodes", "auth store task hub hub::outbox rpc::dispatch devices devices::record devices::pairing nodes::policy nodes::surface"),
         Room("sessions", "auth store task hub hub::outbox rpc::dispatch sessions::message sessions::key"),
         Room("approvals", "auth store hub rpc::dispatch"),

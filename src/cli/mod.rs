@@ -19,6 +19,7 @@ mod node;
 mod node_query;
 mod nodes;
 mod output;
+mod qr;
 mod security;
 mod service;
 mod status;
@@ -86,6 +87,8 @@ enum Command {
     /// Devices: who may connect, and with which tokens
     #[command(subcommand)]
     Devices(devices::DevicesCommand),
+    /// Make a setup code, which pairs one phone or one node
+    Qr(qr::QrArgs),
     /// Say something to the agent, and print its answer
     Agent(talk::AgentArgs),
     /// Talk with the agent, line by line
@@ -139,6 +142,7 @@ impl Command {
             Self::Node(command) => command.prints_json(),
             Self::Nodes(command) => command.prints_json(),
             Self::Devices(command) => command.prints_json(),
+            Self::Qr(args) => args.json,
             Self::System(command) => command.prints_json(),
             #[cfg(feature = "tui")]
             Self::Top(command) => command.prints_json(),
@@ -202,6 +206,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Node(command) => talk(command.run(&context()?)),
         Command::Nodes(command) => talk(command.run(&context()?)),
         Command::Devices(command) => talk(command.run(&context()?)),
+        Command::Qr(args) => talk(args.run(&context()?)),
         Command::System(command) => talk(command.run(&context()?)),
         #[cfg(feature = "tui")]
         Command::Top(command) => talk(command.run(&context()?)),

@@ -118,8 +118,11 @@ const KEYS: &[Key] = &[
     Key("plugins.entries.clawgate.config.limits.outboxBytes", Kind::Number(65_536, 1 << 30), "4194304", "Bytes that may wait for one connection."),
     Key("plugins.entries.clawgate.config.limits.totalOutboxBytes", Kind::Number(1 << 20, 64 << 30), "268435456", "Bytes that may wait for all connections together."),
     Key("plugins.entries.clawgate.config.limits.preauthSockets", Kind::Number(16, 1 << 20), "16384", "Sockets that may be open without having authenticated, all together."),
+    Key("plugins.entries.clawgate.config.deviceTokens.maxAgeDays", Kind::Number(1, 3650), "", "Days after which a device's token ends; default: never."),
+    Key("plugins.entries.clawgate.config.deviceTokens.idleDays", Kind::Number(1, 3650), "", "Days without use after which it ends; default: never."),
     Key("plugins.entries.clawgate.config.tailscale.socket", Kind::Text, "\"/var/run/tailscale/tailscaled.sock\"", "Where the local Tailscale daemon listens."),
     Key("plugins.entries.clawgate.config.tailscale.command", Kind::Text, "\"tailscale\"", "The tailscale program."),
+    Key("plugins.entries.device-pair.config.publicUrl", Kind::Text, "", "The address that setup codes lead to."),
     Key("plugins.entries.clawgate.config.tunnel.sshConfig", Kind::Text, "", "OpenSSH configuration file for the tunnel (ssh -F)."),
 ];
 
