@@ -67,6 +67,20 @@ say "Who is known, and who waits?"
 show nodes status
 show devices list
 show system presence
+say "A machine offers its commands, waits to be approved, and decides for itself what it runs. (Here in the background, too.)"
+mkdir "$home/shed"
+env -i HOME="$home/shed" PATH="$PATH" OPENCLAW_GATEWAY_TOKEN="$(printf %048d 7)" \
+  "$program" node run --port "$port" --display-name shed >"$home/node" 2>&1 &
+node=$!
+for _ in $(seq 100); do grep -q "nodes approve" "$home/node" && break; sleep 0.1; done
+{ echo '```console'; echo '$ OPENCLAW_GATEWAY_TOKEN=... clawgate node run --host gateway.local --display-name shed'; plain <"$home/node" |
+  sed -e 's#/shed/.openclaw#/.openclaw#' -e 's#127.0.0.1:18789 (from --port)#gateway.local:18789 (from --host)#' -e 's#to ws://127.0.0.1:18789#to ws://gateway.local:18789#'; echo '```'; echo; } >>"$out"
+show nodes pending
+request=$(clawgate nodes pending --json | sed -n 's/.*"requestId": "\(.*\)".*/\1/p')
+clawgate nodes approve "$request" >/dev/null
+show nodes invoke --node shed --command system.which --params "'{\"bins\":[\"sh\"]}'"
+show nodes invoke --node shed --command system.run --params "'{\"command\":[\"uname\"]}' >/dev/null"
+kill "$node"; wait "$node" || true
 say "One look at everything; on a terminal it is drawn again every second."
 show top --once
 say "Any method, as JSON."

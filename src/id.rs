@@ -36,9 +36,15 @@ pub fn uuid_from(mut bytes: [u8; 16]) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// A new bearer token: 32 random bytes in URL-safe base64 without padding.
+/// A new bearer token: 32 random bytes in URL-safe base64 without padding. It begins with no `-`, so that it can be written
+/// behind an option of a command line.
 pub fn token() -> String {
-    base64_url(&random_bytes::<32>())
+    loop {
+        let token = base64_url(&random_bytes::<32>());
+        if !token.starts_with('-') {
+            return token;
+        }
+    }
 }
 
 /// URL-safe base64 without padding: the wire's form of keys, signatures and tokens.
@@ -50,6 +56,11 @@ pub fn base64_url(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_no_option() {
+        assert!((0..2000).all(|_| !token().starts_with('-')));
+    }
 
     #[test]
     fn a_uuid_carries_its_version() {

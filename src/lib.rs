@@ -19,9 +19,9 @@
 //! 5 composition   main  cli  server  methods
 //! 4 domains       devices nodes system sessions approvals agent channels
 //! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
-//! 2 adapters      private_file  net  tailscale  store  client  outgoing  config::load
+//! 2 adapters      private_file  net  tailscale  store  client  outgoing  config::load  node_host
 //! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
-//! 0 words         address  id  limits  secret  clock  rpc::{envelope,error,scope}  ws::{message,close}
+//! 0 words         address  id  limits  secret  clock  wake  rpc::{envelope,error,scope}  ws::{message,close}
 //! ```
 //!
 //! `docs/architecture.md` has the reasons.
@@ -46,9 +46,11 @@ pub mod id;
 pub mod limits;
 pub mod methods;
 pub mod net;
+pub mod node_host;
 pub mod nodes;
 pub mod outgoing;
 mod private_file;
+mod qr;
 pub mod rpc;
 pub mod secret;
 pub mod server;
@@ -58,4 +60,5 @@ pub mod store;
 pub mod system;
 pub mod tailscale;
 pub mod task;
+pub mod wake;
 pub mod ws;

@@ -36,7 +36,7 @@ pub const PONG_DEADLINE: Duration = Duration::from_secs(25);
 /// How far `device.signedAt` may be from the gateway's clock, either way. *Wire*.
 pub const SIGNATURE_SKEW_MS: u64 = 120_000;
 /// Default deadline of `node.invoke`. *Wire*.
-pub const INVOKE_TIMEOUT_MS: u64 = 30_000;
+pub const INVOKE_TIMEOUT_MS: u32 = 30_000;
 /// Calls to methods of the wrong role in a row before the connection is closed with 1008.
 pub const UNAUTHORIZED_CALLS: u32 = 10;
 /// Bytes of UTF-8 in a close reason: 125 less the two of the code (RFC 6455, section 5.5).

@@ -15,6 +15,7 @@ static LAYERS: [Layer; 6] = [
         Room("address", ""),
         Room("clock", ""),
         Room("limits", ""),
+        Room("wake", ""),
         Room("secret", ""),
         Room("id", "secret"),
         Room("rpc", "limits"),
@@ -30,8 +31,12 @@ static LAYERS: [Layer; 6] = [
         Room("conn::machine", "conn::connect"),
         Room("devices::record", "auth"),
         Room("devices::pairing", "auth devices::record"),
+        Room("devices::setup", "auth"),
+        Room("qr", ""),
         Room("nodes::policy", ""),
         Room("nodes::surface", "nodes::policy"),
+        Room("node_host::policy", ""),
+        Room("node_host::environment", ""),
         Room("sessions::message", ""),
         Room("sessions::key", "config"),
         Room("agent::context", "sessions::message"),
@@ -57,6 +62,7 @@ static LAYERS: [Layer; 6] = [
         Room("config::load", "config"),
         Room("config::snapshot", "config config::load"),
         Room("client", "private_file ws auth config config::load task"),
+        Room("node_host", "task client node_host::policy node_host::environment"),
     ]},
     Layer { name: "3 drivers", pure: false, rooms: &[
         Room("hub", "auth hub::outbox"),
@@ -67,7 +73,7 @@ static LAYERS: [Layer; 6] = [
     // A domain sees another through its handle, the records that the handle gives out, and the rule of who may approve.
     Layer { name: "4 domains", pure: false, rooms: &[
         Room("system", "store task hub rpc::dispatch"),
-        Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing"),
+        Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing devices::setup"),
         Room("nodes", "auth store task hub hub::outbox rpc::dispatch devices devices::record devices::pairing nodes::policy nodes::surface"),
         Room("sessions", "auth store task hub hub::outbox rpc::dispatch sessions::message sessions::key"),
         Room("approvals", "auth store hub rpc::dispatch"),

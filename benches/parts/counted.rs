@@ -94,13 +94,13 @@ fn fanout(mut listeners: Box<Listeners>) -> Box<Listeners> {
     listeners
 }
 
-fn client(signs: bool) -> Box<Deciding> {
-    Box::new(Deciding::new(signs))
+fn client(name: &str) -> Box<Deciding> {
+    Box::new(Deciding::named(name))
 }
 
 #[library_benchmark(setup = client)]
-#[bench::token(false)]
-#[bench::token_ed25519(true)]
+#[bench::token("token")]
+#[bench::token_ed25519("token_ed25519")]
 fn decide(deciding: Box<Deciding>) -> (Box<Deciding>, Decision) {
     let decision = black_box(deciding.decide());
     (deciding, decision)

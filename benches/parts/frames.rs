@@ -84,7 +84,7 @@ impl Frames {
         while let Some(Message::Text(text)) = self.decoder.next(&mut input).expect("a valid frame") {
             let Step::Route(request) = self.machine.message(text.into_str()) else { panic!("not a request") };
             let frame = FrameStart::new(Opcode::Text, 200, None, &mut self.output);
-            let (id, params) = (request.id.as_str(), Params::new(request.params));
+            let (id, params) = (request.id.as_str(), Params::of(&request));
             let routed = self.router.route(&self.caller, id, &request.method, params, NOW, &mut self.output);
             frame.finish(&mut self.output);
             assert!(self.machine.routed(routed).is_none());

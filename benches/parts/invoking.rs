@@ -1,4 +1,4 @@
-//! One call of a node's command, there and back, between the router and the outboxes.
+//! One call of a node's command, there and back, between the scanner and the outboxes.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -7,31 +7,29 @@ use clawgate::auth::{DeviceKey, Grant};
 use clawgate::clock::UnixMs;
 use clawgate::devices::record::Claims;
 use clawgate::devices::{self, Devices, PairingRequest};
-use clawgate::hub::outbox::Item;
+use clawgate::hub::outbox::{Item, spare};
 use clawgate::hub::{Client, Connection, Hub};
 use clawgate::nodes::{self, Declared, NodePolicy, Nodes};
 use clawgate::rpc::dispatch::{Params, Router};
-use clawgate::rpc::json::Raw;
+use clawgate::rpc::envelope::Request;
 use clawgate::rpc::scope::{Role, Scope, ScopeSet};
 use clawgate::store::Store;
 
 const NOW: UnixMs = UnixMs(1_795_000_000_000);
 
-/// A node with an approved command, and an operator who calls it.
-pub(crate) struct Invoking {
+/// The gateway without its sockets.
+pub(crate) struct World {
+    hub: Hub,
+    devices: Devices,
+    nodes: Nodes,
     router: Router,
-    caller: Arc<Connection>,
-    node: Arc<Connection>,
-    out: Vec<u8>,
-    /// Parameters of the next call; an idempotency key serves once.
-    call: String,
-    /// Those of its result, but for the number that the gateway gives the call.
-    result: String,
+    /// May do everything.
+    pub(crate) admin: Arc<Connection>,
+    runtime: tokio::runtime::Runtime,
 }
 
-impl Invoking {
-    /// Pairs the node, approves its command, and calls it a few times with a text of `bytes`.
-    pub(crate) fn new(bytes: usize) -> Self {
+impl World {
+    pub(crate) fn new() -> Self {
         let store = Store::open_in_memory(&[devices::SCHEMA, nodes::SCHEMA]).expect("a store in memory");
         let hub = Hub::new(1 << 22, 1 << 28);
         let devices = Devices::open(store.clone(), hub.clone(), NOW).expect("an empty store");
@@ -39,85 +37,147 @@ impl Invoking {
         let nodes = Nodes::open(store, hub.clone(), devices.clone(), policy, NOW).expect("an empty store");
         let mut router = Router::default();
         router.mount(&nodes, nodes::methods::METHODS);
-        let operator = |scope| {
-            let grant = Grant::for_test(Role::Operator, ScopeSet::EMPTY.with(scope), None);
-            hub.register(hub.next_id(), grant, Client::default(), None, NOW)
-        };
-        let (admin, caller) = (operator(Scope::Admin), operator(Scope::Write));
+        let admin = operator(&hub, Scope::Admin);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let node = runtime.block_on(async {
-            let node = pair(&hub, &devices, &nodes).await;
-            approve(&router, &admin).await;
-            node
-        });
+        Self { hub, devices, nodes, router, admin, runtime }
+    }
+
+    /// Nodes, paired and connected, that declare one command each. How many there are tells them from those of another
+    /// call.
+    pub(crate) fn nodes(&self, numbers: std::ops::Range<u32>) -> Vec<Arc<Connection>> {
+        self.runtime.block_on(async {
+            let mut nodes = Vec::new();
+            for number in numbers {
+                nodes.push(self.node(number).await);
+            }
+            nodes
+        })
+    }
+
+    async fn node(&self, number: u32) -> Arc<Connection> {
+        let mut key = [7; 32];
+        key[..4].copy_from_slice(&number.to_le_bytes());
+        let key = DeviceKey::from_bytes(key).expect("no key of small order");
+        let claims = Claims { client_id: "node-host".into(), client_mode: "node".into(), ..Claims::default() };
+        let asks =
+            PairingRequest { key, role: Role::Node, scopes: ScopeSet::EMPTY, claims, remote_ip: None, silent: true };
+        self.devices.request(asks, NOW).await.expect("paired");
+        let grant = Grant::for_test(Role::Node, ScopeSet::EMPTY, Some(key));
+        let client = Client {
+            id: "node-host".into(),
+            display_name: Some(format!("node {number}").into()),
+            platform: "linux".into(),
+            device_family: Some("Linux".into()),
+            version: "2026.9.6".into(),
+            mode: "node".into(),
+            ..Client::default()
+        };
+        let node = self.hub.register(self.hub.next_id(), grant, client, None, NOW);
+        let declared = Declared { commands: vec!["bench.echo".to_owned()], ..Declared::default() };
+        self.nodes.connected(&node, declared, NOW).await.expect("connected");
+        node
+    }
+
+    /// Approves what waits.
+    fn approve(&self) {
+        let mut list = Vec::new();
+        self.route(&self.admin, &request("node.pair.list", "{}"), &mut list);
+        let list: serde_json::Value = serde_json::from_slice(&list).expect("JSON");
+        for pending in list["payload"]["pending"].as_array().into_iter().flatten() {
+            let params = format!(r#"{{"requestId":{}}}"#, pending["requestId"]);
+            self.runtime.block_on(async {
+                self.route(&self.admin, &request("node.pair.approve", &params), &mut Vec::new());
+                while take(&self.admin, |_| ()) == 0 {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+    }
+
+    /// Takes one frame's text through scanner and router.
+    pub(crate) fn route(&self, caller: &Arc<Connection>, text: &str, out: &mut Vec<u8>) {
+        out.clear();
+        let request = Request::parse(text).expect("a request");
+        self.router.route(caller, request.id.as_str(), &request.method, Params::of(&request), NOW, out);
+    }
+}
+
+fn operator(hub: &Hub, scope: Scope) -> Arc<Connection> {
+    let grant = Grant::for_test(Role::Operator, ScopeSet::EMPTY.with(scope), None);
+    hub.register(hub.next_id(), grant, Client::default(), None, NOW)
+}
+
+/// A request's text.
+pub(crate) fn request(method: &str, params: &str) -> String {
+    format!(r#"{{"type":"req","id":"2c3f0a3e-6a05-4c9b-9f2d-0d6e2b7f6a11","method":"{method}","params":{params}}}"#)
+}
+
+/// A node with an approved command, and an operator who calls it.
+pub(crate) struct Invoking {
+    world: World,
+    caller: Arc<Connection>,
+    node: Arc<Connection>,
+    out: Vec<u8>,
+    /// The next call; an idempotency key serves once.
+    call: String,
+    /// Its result, but for the number that the gateway gives the call.
+    result: String,
+    calls: u64,
+}
+
+impl Invoking {
+    /// Calls before the steady state: all that is made when it is first needed is there.
+    const WARM_UP: u64 = 500;
+
+    /// Pairs the node, approves its command, and calls it with a text of `bytes` until the state is steady.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let world = World::new();
+        let node = world.nodes(0..1).remove(0);
+        world.approve();
+        let caller = operator(&world.hub, Scope::Write);
         take(&node, |_| ());
         let node_id = node.grant.device().expect("a device").to_string();
         let (text, no_id) = ("x".repeat(bytes), "0".repeat(32));
         let call = format!(
-            r#"{{"idempotencyKey":"{no_id}","nodeId":"{node_id}","command":"bench.echo","params":{{"text":"{text}"}},"timeoutMs":15000}}"#
+            r#"{{"nodeId":"{node_id}","command":"bench.echo","params":{{"text":"{text}"}},"idempotencyKey":"{no_id}","timeoutMs":15000}}"#
         );
         let result =
             format!(r#"{{"id":"{no_id}","nodeId":"{node_id}","ok":true,"payloadJSON":"{{\"text\":\"{text}\"}}"}}"#);
-        let mut invoking = Self { router, caller, node, out: Vec::with_capacity(1 << 16), call, result };
-        for number in 1..=3 {
-            invoking.number(number);
+        let (call, result) = (request("node.invoke", &call), request("node.invoke.result", &result));
+        let mut invoking = Self { world, caller, node, out: Vec::with_capacity(1 << 16), call, result, calls: 0 };
+        for _ in 0..Self::WARM_UP {
+            invoking.number();
             assert_eq!(invoking.turn(), 1);
         }
-        invoking.number(4);
+        invoking.number();
         invoking
     }
 
     /// Gives the next call a key of its own.
-    fn number(&mut self, number: u64) {
-        put(&mut self.call, r#""idempotencyKey":""#, &format!("{number:032x}"));
+    pub(crate) fn number(&mut self) {
+        self.calls += 1;
+        let mut digits = [b'0'; 32];
+        let mut number = self.calls;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+        put(&mut self.call, r#""idempotencyKey":""#, std::str::from_utf8(&digits).expect("digits"));
     }
 
     /// The call, the request to the node, its result, the answer to the caller: how many answers there were.
     pub(crate) fn turn(&mut self) -> usize {
-        let Self { router, caller, node, out, call, result } = self;
-        route(router, caller, "node.invoke", call, out);
+        let Self { world, caller, node, out, call, result, .. } = self;
+        world.route(caller, call, out);
         take(node, |frame| {
             let at = memchr::memmem::find(frame, br#""id":""#).expect("an id") + 6;
-            put(result, r#"{"id":""#, std::str::from_utf8(&frame[at..at + 32]).expect("hex"));
+            put(result, r#""params":{"id":""#, std::str::from_utf8(&frame[at..at + 32]).expect("hex"));
         });
-        route(router, node, "node.invoke.result", result, out);
+        world.route(node, result, out);
         take(caller, |frame| {
             std::hint::black_box(frame);
         })
     }
-}
-
-/// A node, paired and connected, that declares one command.
-async fn pair(hub: &Hub, devices: &Devices, nodes: &Nodes) -> Arc<Connection> {
-    let key = DeviceKey::from_bytes([7; 32]).expect("no key of small order");
-    let claims = Claims { client_id: "node-host".into(), client_mode: "node".into(), ..Claims::default() };
-    let asks = PairingRequest { key, role: Role::Node, scopes: ScopeSet::EMPTY, claims, remote_ip: None, silent: true };
-    devices.request(asks, NOW).await.expect("paired");
-    let grant = Grant::for_test(Role::Node, ScopeSet::EMPTY, Some(key));
-    let client = Client { id: "node-host".into(), platform: "linux".into(), mode: "node".into(), ..Client::default() };
-    let node = hub.register(hub.next_id(), grant, client, None, NOW);
-    let declared = Declared { commands: vec!["bench.echo".to_owned()], ..Declared::default() };
-    nodes.connected(&node, declared, NOW).await.expect("connected");
-    node
-}
-
-/// Approves what waits.
-async fn approve(router: &Router, admin: &Arc<Connection>) {
-    let mut list = Vec::new();
-    route(router, admin, "node.pair.list", "{}", &mut list);
-    let list: serde_json::Value = serde_json::from_slice(&list).expect("JSON");
-    for request in list["payload"]["pending"].as_array().into_iter().flatten() {
-        let params = format!(r#"{{"requestId":{}}}"#, request["requestId"]);
-        route(router, admin, "node.pair.approve", &params, &mut Vec::new());
-        while take(admin, |_| ()) == 0 {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-fn route(router: &Router, caller: &Arc<Connection>, method: &str, params: &str, out: &mut Vec<u8>) {
-    out.clear();
-    router.route(caller, "\"1\"", method, Params::new(Some(Raw::new(params).expect("JSON"))), NOW, out);
 }
 
 /// Takes out what waits for a connection. How many texts they were.
@@ -127,6 +187,7 @@ fn take(connection: &Connection, mut look: impl FnMut(&[u8])) -> usize {
         if let Item::Text(text) = item {
             taken += 1;
             look(&text);
+            spare::give_back(text);
         }
         true
     });

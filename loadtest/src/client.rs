@@ -10,7 +10,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use clawgate::clock::UnixMs;
 use clawgate::limits::MAX_FRAGMENTS;
 use clawgate::ws::codec::{self, Decoder, FrameStart, Limits, Role};
 use clawgate::ws::message::{Message, Opcode};
@@ -493,8 +492,10 @@ impl Connection {
                         Stage::Open => load.text(&mut link, &text),
                         Stage::Connecting(gateway, who) => {
                             if let Some(nonce) = challenge(&text) {
-                                let connect = who.connect(&gateway.credentials, nonce, UnixMs::now());
-                                link.send(connect.as_bytes());
+                                match who.connect(&gateway.credentials, nonce) {
+                                    Ok(connect) => link.send(connect.as_bytes()),
+                                    Err(error) => return Err(End::Lost(error.to_string())),
+                                }
                             } else if let Some(ok) = is_hello(&text) {
                                 if !ok {
                                     return Err(End::Refused(error_of(&text)));
@@ -591,7 +592,7 @@ fn challenge(text: &str) -> Option<&str> {
 
 /// Whether `connect` succeeded, if `text` is its answer.
 fn is_hello(text: &str) -> Option<bool> {
-    text.contains(r#""id":"connect""#).then(|| text.contains(r#""ok":true"#))
+    text.contains(r#""id":"0""#).then(|| text.contains(r#""ok":true"#))
 }
 
 /// What an answer says went wrong.

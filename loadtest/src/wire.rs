@@ -3,8 +3,10 @@
 //!
 //! Knows no sockets. Start with [`Template`] and [`Heard::of`].
 
-use clawgate::auth::device::SignedFields;
-use clawgate::clock::UnixMs;
+use clawgate::client::error::ConnectFailure;
+use clawgate::client::{Auth, ConnectOptions, GatewayUrl, Program};
+use clawgate::rpc::scope::Scope;
+use clawgate::secret::Secret;
 use clawgate::ws::codec;
 use clawgate::ws::message::Opcode;
 use serde::Deserialize;
@@ -16,8 +18,7 @@ use crate::identity::Identity;
 pub const MAX_MESSAGE_BYTES: usize = 25 * 1024 * 1024;
 
 /// The scopes of an operator that measures: all that any scenario calls for.
-pub const SCOPES: [&str; 5] =
-    ["operator.admin", "operator.read", "operator.write", "operator.approvals", "operator.pairing"];
+const SCOPES: [Scope; 5] = [Scope::Admin, Scope::Read, Scope::Write, Scope::Approvals, Scope::Pairing];
 
 /// The upgrade request. The key is that of RFC 6455, section 1.3: no server answers by its value, and a browser
 /// is nowhere near.
@@ -51,46 +52,28 @@ pub enum Who {
 pub const COMMAND: &str = "system.which";
 
 impl Who {
-    /// The `connect` request that answers `nonce`.
-    pub fn connect(&self, credentials: &Credentials, nonce: &str, now: UnixMs) -> String {
-        let mut auth = serde_json::Map::new();
-        for (key, value) in [("token", &credentials.token), ("password", &credentials.password)] {
-            if let Some(value) = value {
-                auth.insert(key.to_owned(), json!(value));
+    /// The `connect` request that answers `nonce`: what every client of the library sends.
+    pub fn connect(&self, credentials: &Credentials, nonce: &str) -> Result<String, ConnectFailure> {
+        // Where it goes is the engine's business.
+        let url = GatewayUrl::loopback(0);
+        let mut options = match self {
+            Self::Operator(instance) => {
+                let mut options = ConnectOptions::operator(url, SCOPES.into_iter().collect());
+                options.program = Program::new("gateway-client", "backend");
+                options.program.instance_id.clone_from(instance);
+                options
             }
-        }
-        let params = match self {
-            Self::Operator(instance) => json!({
-                "minProtocol": 4, "maxProtocol": 4,
-                "client": {"id": "gateway-client", "displayName": "loadtest", "version": env!("CARGO_PKG_VERSION"),
-                    "platform": "linux", "deviceFamily": "Linux", "mode": "backend", "instanceId": instance},
-                "caps": [], "auth": auth, "role": "operator", "scopes": SCOPES,
-            }),
             Self::Node(identity) => {
-                let fields = SignedFields {
-                    device_id: identity.device_id(),
-                    client_id: "node-host",
-                    client_mode: "node",
-                    role: "node",
-                    scopes: &[],
-                    signed_at_ms: now.0,
-                    token: credentials.token.as_deref().unwrap_or_default(),
-                    nonce,
-                    platform: "linux",
-                    device_family: "Linux",
-                };
-                let signature = identity.sign(&fields.payload_v3());
-                json!({
-                    "minProtocol": 4, "maxProtocol": 4,
-                    "client": {"id": "node-host", "displayName": "loadtest", "version": env!("CARGO_PKG_VERSION"),
-                        "platform": "linux", "deviceFamily": "Linux", "mode": "node"},
-                    "caps": ["system"], "commands": [COMMAND], "auth": auth, "role": "node", "scopes": [],
-                    "device": {"id": identity.device_id(), "publicKey": identity.public_key(),
-                        "signature": signature, "signedAt": now.0, "nonce": nonce},
-                })
+                let mut options = ConnectOptions::node(url, identity.key(), vec![COMMAND.to_owned()]);
+                options.caps = vec!["system".to_owned()];
+                options
             }
         };
-        json!({"type": "req", "id": "connect", "method": "connect", "params": params}).to_string()
+        options.program.display_name = Some("loadtest".to_owned());
+        let secret = |text: &Option<String>| text.as_deref().map(Secret::new);
+        options.auth =
+            Auth { token: secret(&credentials.token), password: secret(&credentials.password), device_token: None };
+        options.request(nonce)
     }
 }
 

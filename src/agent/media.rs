@@ -74,8 +74,8 @@ pub fn attached(answer: &str, messages: &[Message]) -> (String, Vec<Block>) {
         return (answer.to_owned(), pictures);
     }
     let find = |wanted: &str| {
-        let blocks = messages.iter().rev().flat_map(Message::content);
-        blocks.filter(|block| matches!(block, Block::Image { data, .. } if name(data) == wanted)).cloned().next()
+        let mut blocks = messages.iter().rev().flat_map(Message::content);
+        blocks.find(|block| matches!(block, Block::Image { data, .. } if name(data) == wanted)).cloned()
     };
     let mut lines = Vec::new();
     for line in answer.lines() {

@@ -18,7 +18,7 @@ use crate::secret::{Secret, SecretHash};
 use crate::sessions::Origin;
 use crate::sessions::key::{MAIN_AGENT, SessionKey};
 use crate::sessions::message::{Block, Message};
-use crate::sessions::methods::{HistoryParams, key};
+use crate::sessions::methods::{HistoryParams, MAX_NAME_BYTES, key};
 use crate::sessions::record::Session;
 use crate::task;
 
@@ -503,6 +503,12 @@ fn sessions_create(agent: &Agent, call: Call<'_>) -> Result<Routed, RpcError> {
         Some(text) => key(text)?,
         None => key(&format!("dashboard:{}", id::uuid()))?,
     };
+    let names = [&params.label, &params.display_name, &params.model];
+    if names.into_iter().flatten().any(|name| name.len() > MAX_NAME_BYTES) {
+        return Err(RpcError::invalid(format!(
+            "invalid sessions.create params: label, displayName and model have {MAX_NAME_BYTES} bytes at most"
+        )));
+    }
     let now = call.now();
     let text = params.message.or(params.task).unwrap_or_default();
     let first = (!text.trim().is_empty()).then(|| message(&text, params.attachments, now)).transpose()?;

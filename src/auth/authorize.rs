@@ -424,8 +424,16 @@ impl Pairing<'_> {
     fn needed(&self, reason: PairingReason, grant: &Grant) -> Box<PairingNeeded> {
         let client = &self.evidence.client;
         let has_browser_origin = self.evidence.request.headers.has("origin");
-        let signed = |claim: &str| if self.device.binds_metadata { claim.trim().into() } else { Box::default() };
-        let by_code = grant.method == Method::BootstrapToken && reason == PairingReason::NotPaired;
+        let signed = |claim: &str, pin: Option<&str>, same: fn(&str, &str) -> bool| match filled(pin) {
+            _ if self.device.binds_metadata => claim.trim().into(),
+            // Not signed, so worth nothing by itself; but what it repeats was approved.
+            Some(pin) if same(claim, pin) => pin.into(),
+            _ => Box::default(),
+        };
+        let pinned = |which: fn(&PairedDevice) -> &Option<Box<str>>| self.paired().and_then(|it| which(it).as_deref());
+        // Whoever had the code made has approved what it gives, for the one device that uses it; not that the device
+        // turns into another one.
+        let by_code = grant.method == Method::BootstrapToken && reason != PairingReason::MetadataUpgrade;
         // More scopes come without asking only to who holds the shared secret on this host and is no page: the same
         // secret gives them without a device too, so asking would protect nothing. Another role never does.
         let holds_secret = matches!(grant.method, Method::Token | Method::Password | Method::None);
@@ -445,13 +453,13 @@ impl Pairing<'_> {
             device: *self.device,
             role: self.asks.role,
             scopes: automatic.filter(|_| !local).or(self.asks.scopes).unwrap_or_default(),
-            platform: signed(client.platform),
-            device_family: signed(client.device_family),
+            platform: signed(client.platform, pinned(|it| &it.platform), pins::same_platform),
+            device_family: signed(client.device_family, pinned(|it| &it.device_family), pins::same_device_family),
             method: grant.method,
             user: grant.user.clone(),
             client_address: grant.verdict.client(),
             approved: self.paired().map(|paired| (paired.roles(), paired.scopes())),
-            retry_after_approval: by_code && self.asks.role == Role::Node,
+            retry_after_approval: by_code && reason == PairingReason::NotPaired && self.asks.role == Role::Node,
         })
     }
 

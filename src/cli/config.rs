@@ -16,6 +16,7 @@ use crate::config::edit::EditError;
 use crate::config::load::{LoadError, SaveError, Source, check, load, save, with_dotenv};
 use crate::config::raw::{Document, Member, Node, Value, parse_value};
 use crate::config::redact::redact_text;
+use crate::config::restart::waiting_for_restart;
 use crate::config::schema::schema;
 use crate::config::secret_ref::SecretSource;
 use crate::config::snapshot::{issue, issues};
@@ -315,8 +316,20 @@ impl Edit {
             (true, false) => Ok(format!("Nothing was written: {} would be valid.", path.display())),
             (false, _) => {
                 save(&self.source, &edited)?;
-                Ok(format!("{done} Restart the gateway to apply it."))
+                Ok(format!("{done}{}", self.takes_effect(&edited)))
             }
+        }
+    }
+}
+
+impl Edit {
+    /// When the change counts. What was not valid before tells nothing.
+    fn takes_effect(&self, edited: &Document) -> &'static str {
+        let [before, after] = [&self.document, edited]
+            .map(|document| check(document, self.environment.clone()).ok().map(|(decoded, _)| decoded.config));
+        match before.zip(after) {
+            Some((before, after)) if waiting_for_restart(&before, &after).is_empty() => "",
+            _ => " Restart the gateway to apply it.",
         }
     }
 }
@@ -412,7 +425,9 @@ mod tests {
         let home = Home::with("// mine\n{\n  gateway: {\n    port: 1, // kept\n  },\n  other: {},\n}\n");
         let (ok, out, err) = home.run(&["set", "gateway.remote.token", "s3cret token"]);
         assert!(ok, "{err}");
-        assert_eq!(out, "Updated gateway.remote.token. Restart the gateway to apply it.\n");
+        assert_eq!(out, "Updated gateway.remote.token.\n");
+        let said = Home::with("{}").run(&["set", "gateway.handshakeTimeoutMs", "5000"]).1;
+        assert_eq!(said, "Updated gateway.handshakeTimeoutMs. Restart the gateway to apply it.\n");
         let text = home.text();
         assert!(text.starts_with("// mine\n{\n  gateway: {\n    port: 1, // kept\n"), "{text}");
         assert!(text.contains("token: \"s3cret token\""), "{text}");
@@ -481,7 +496,7 @@ mod tests {
     #[test]
     fn unset_removes_and_says_when_there_is_nothing() {
         let home = Home::with("{\n  a: 1, // one\n  b: 2,\n}\n");
-        assert_eq!(home.run(&["unset", "b"]).1, "Removed b. Restart the gateway to apply it.\n");
+        assert_eq!(home.run(&["unset", "b"]).1, "Removed b.\n");
         assert_eq!(home.text(), "{\n  a: 1, // one\n}\n");
         let (ok, _, err) = home.run(&["unset", "b"]);
         assert!(!ok && err.contains("b is not set"), "{err}");

@@ -243,6 +243,15 @@ impl Pending {
         }
     }
 
+    /// `operator: read, write; from 10.0.0.7`.
+    fn wants(&self) -> String {
+        let roles = self.roles().join(", ");
+        let scopes = if self.scopes.is_empty() { String::new() } else { format!(": {}", brief(&self.scopes)) };
+        let ip = self.remote_ip.as_deref().filter(|ip| !ip.is_empty());
+        let from = ip.map(|ip| format!("; from {ip}")).unwrap_or_default();
+        format!("{roles}{scopes}{from}")
+    }
+
     /// What approving it would change.
     fn kind(&self, paired: &[Paired]) -> String {
         let known = paired.iter().find(|device| device.device_id == self.device_id);
@@ -320,9 +329,10 @@ async fn list(context: &Context, flags: &GatewayFlags) -> Result<(), CliError> {
         output.print(&output.paint(Tone::Strong, &format!("Pending ({})", devices.pending.len())))?;
         output.table(&pending_table(&devices, UnixMs::now()))?;
         // The id of a device is the fingerprint of its key: what to compare with the device's own screen.
-        output.line("Compare the key (SHA-256) with what the device shows:")?;
+        output.line("What each wants, and its key (SHA-256), to compare with what the device shows:")?;
         for request in &devices.pending {
-            output.line(&format!("  {}  {}", short(&request.request_id), request.device_id))?;
+            output.line(&format!("  {}  {}", short(&request.request_id), request.wants()))?;
+            output.line(&format!("  {:12}  {}", "", request.device_id))?;
         }
         output.line("Approve one with: clawgate devices approve REQUEST")?;
     }
@@ -341,14 +351,11 @@ async fn list(context: &Context, flags: &GatewayFlags) -> Result<(), CliError> {
 }
 
 fn pending_table(devices: &Devices, now: UnixMs) -> Table {
-    let mut table = Table::new(["Request", "Device", "Wants", "IP", "Kind", "Asked"]);
+    let mut table = Table::new(["Request", "Device", "Kind", "Asked"]);
     for request in &devices.pending {
-        let wants = format!("{} {}", request.roles().join(", "), brief(&request.scopes));
         table.row([
             (Tone::Plain, request.request_id.clone()),
             (Tone::Strong, request.label()),
-            (Tone::Plain, wants.trim().to_owned()),
-            (Tone::Plain, request.remote_ip.clone().unwrap_or_default()),
             (Tone::Warning, request.kind(&devices.paired)),
             (Tone::Plain, ago(now, request.ts)),
         ]);
@@ -412,8 +419,13 @@ async fn approve(context: &Context, args: &ApproveArgs) -> Result<ExitCode, CliE
         output.note(&format!("Nothing is approved yet. Approve exactly this with: clawgate devices approve {id}"));
         return Ok(ExitCode::FAILURE);
     }
-    // Nobody can give what they do not hold.
-    let needed = scopes_for(["device.pair.approve"]).union(ScopeSet::parse(request.scopes.iter().map(String::as_str)));
+    // Nobody can give what they do not hold, and nodes are an admin's to let in.
+    let held = devices.paired.iter().filter(|device| device.device_id == request.device_id);
+    let scopes = held.flat_map(|device| &device.scopes).chain(&request.scopes);
+    let mut needed = scopes_for(["device.pair.approve"]).union(ScopeSet::parse(scopes.map(String::as_str)));
+    if request.roles().iter().any(|role| *role != Role::Operator.as_str()) {
+        needed = needed.with(Scope::Admin);
+    }
     let connection = raised(&target, connection, needed).await?;
     let params = json!({"requestId": request.request_id});
     let result = target.call(&connection, "device.pair.approve", &params).await?;
@@ -444,10 +456,10 @@ async fn change_token(
     let id = devices.id(&args.device)?;
     let token = devices.paired.iter().filter(|device| device.device_id == id).flat_map(|device| &device.tokens);
     let held = token.into_iter().find(|token| token.role == args.role.as_str()).map(|token| &token.scopes);
-    // Whoever changes a token must hold what it is good for.
+    // Whoever changes a token must hold what it is good for; a node's has no scopes, and is an admin's to change.
     let needed = match scopes.as_ref().or(held) {
-        Some(scopes) => ScopeSet::parse(scopes.iter().map(String::as_str)),
-        None => ScopeSet::EMPTY.with(Scope::Admin),
+        Some(scopes) if args.role == Role::Operator => ScopeSet::parse(scopes.iter().map(String::as_str)),
+        _ => ScopeSet::EMPTY.with(Scope::Admin),
     };
     let connection = raised(&target, connection, scopes_for([method]).union(needed)).await?;
     let mut params = json!({"deviceId": id, "role": args.role});
@@ -484,6 +496,8 @@ mod tests {
         let devices = devices();
         let kinds: Vec<String> = devices.pending.iter().map(|request| request.kind(&devices.paired)).collect();
         assert_eq!(kinds, ["scope upgrade", "new, repair"]);
+        let wants: Vec<String> = devices.pending.iter().map(Pending::wants).collect();
+        assert_eq!(wants, ["operator: read, write", "node"]);
     }
 
     #[test]
@@ -499,15 +513,12 @@ mod tests {
     fn tables_fit_eighty_columns() {
         let devices = devices();
         insta::assert_snapshot!(pending_table(&devices, UnixMs(180_000)).to_text(), @r"
-        ┌──────────────────────────────────────┬────────┬──────────┬──────────┬────────┐
-        │ Request                              ┆ Device ┆ Wants    ┆ Kind     ┆ Asked  │
-        ╞══════════════════════════════════════╪════════╪══════════╪══════════╪════════╡
-        │ f441e2a6-f5e8-4a5c-919c-bc9266a993d1 ┆ phone  ┆ operator ┆ scope    ┆ 2m ago │
-        │                                      ┆        ┆ read,    ┆ upgrade  ┆        │
-        │                                      ┆        ┆ write    ┆          ┆        │
-        │ r-2                                  ┆ cli    ┆ node     ┆ new,     ┆ 3m ago │
-        │                                      ┆        ┆          ┆ repair   ┆        │
-        └──────────────────────────────────────┴────────┴──────────┴──────────┴────────┘
+        ┌──────────────────────────────────────┬────────┬───────────────┬────────┐
+        │ Request                              ┆ Device ┆ Kind          ┆ Asked  │
+        ╞══════════════════════════════════════╪════════╪═══════════════╪════════╡
+        │ f441e2a6-f5e8-4a5c-919c-bc9266a993d1 ┆ phone  ┆ scope upgrade ┆ 2m ago │
+        │ r-2                                  ┆ cli    ┆ new, repair   ┆ 3m ago │
+        └──────────────────────────────────────┴────────┴───────────────┴────────┘
         ");
         insta::assert_snapshot!(paired_table(&devices.paired).to_text(), @r"
         ┌─────────┬──────────┬──────────┬────────┬────────────────────┬──────────┐

@@ -15,10 +15,13 @@ mod explain;
 mod gateway;
 mod logs;
 mod models;
+mod node;
 mod node_query;
 mod nodes;
 mod output;
+mod qr;
 mod security;
+mod service;
 mod status;
 mod system;
 mod talk;
@@ -75,12 +78,17 @@ enum Command {
     /// Chat channels
     #[command(subcommand)]
     Channels(status::ChannelsCommand),
+    /// This machine as a node: offer its commands to a gateway
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Nodes: devices that offer commands
     #[command(subcommand)]
     Nodes(nodes::NodesCommand),
     /// Devices: who may connect, and with which tokens
     #[command(subcommand)]
     Devices(devices::DevicesCommand),
+    /// Make a setup code, which pairs one phone or one node
+    Qr(qr::QrArgs),
     /// Say something to the agent, and print its answer
     Agent(talk::AgentArgs),
     /// Talk with the agent, line by line
@@ -131,8 +139,10 @@ impl Command {
             Self::Status(command) => command.prints_json(),
             Self::Logs(command) => command.prints_json(),
             Self::Channels(command) => command.prints_json(),
+            Self::Node(command) => command.prints_json(),
             Self::Nodes(command) => command.prints_json(),
             Self::Devices(command) => command.prints_json(),
+            Self::Qr(args) => args.json,
             Self::System(command) => command.prints_json(),
             #[cfg(feature = "tui")]
             Self::Top(command) => command.prints_json(),
@@ -193,8 +203,10 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Status(command) => talk(command.run(&context()?)),
         Command::Logs(command) => talk(command.run(&context()?)),
         Command::Channels(command) => talk(command.run(&context()?)),
+        Command::Node(command) => talk(command.run(&context()?)),
         Command::Nodes(command) => talk(command.run(&context()?)),
         Command::Devices(command) => talk(command.run(&context()?)),
+        Command::Qr(args) => talk(args.run(&context()?)),
         Command::System(command) => talk(command.run(&context()?)),
         #[cfg(feature = "tui")]
         Command::Top(command) => talk(command.run(&context()?)),
@@ -245,6 +257,20 @@ fn complete(shell: clap_complete::Shell, output: Output) -> Result<ExitCode, Cli
     clap_complete::generate(shell, &mut Cli::command(), "clawgate", &mut script);
     output.print(String::from_utf8_lossy(&script).trim_end())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for SIGTERM or SIGINT. Cancel safe.
+async fn told_to_stop() {
+    let signals = [tokio::signal::unix::SignalKind::terminate(), tokio::signal::unix::SignalKind::interrupt()];
+    let mut signals = signals.map(tokio::signal::unix::signal);
+    let [terminate, interrupt] = &mut signals;
+    match (terminate, interrupt) {
+        (Ok(terminate), Ok(interrupt)) => {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        }
+        // Then they end the process, as they do when nobody listens.
+        _ => std::future::pending().await,
+    }
 }
 
 /// Reads a result as what the method is known to give.
@@ -300,6 +326,14 @@ mod tests {
             "clawgate channels status --probe --channel telegram",
             "clawgate logs --limit 5 --json",
             "clawgate logs --follow --interval 500 --plain --no-color",
+            "clawgate node run --host 127.0.0.1 --port 18789 --display-name buildbox",
+            "clawgate node run --host gw --tls --tls-fingerprint AB --node-id n --context-path /gw --exec full",
+            "clawgate node run --url wss://gw --token t --commands system.which --json",
+            "clawgate node identity --json",
+            "clawgate node install --host gw --port 7 --display-name box --force --print",
+            "clawgate node status --json",
+            "clawgate node restart",
+            "clawgate node uninstall",
             "clawgate nodes status --connected --last-connected 24h --json",
             "clawgate nodes list",
             "clawgate nodes pending --json",

@@ -334,7 +334,7 @@ async fn status(context: &Context, args: &ListArgs) -> Result<(), CliError> {
 }
 
 fn pending_table(requests: &[Pending], now: UnixMs) -> Table {
-    let mut table = Table::new(["Request", "Node", "IP", "System", "Commands", "Asked"]);
+    let mut table = Table::new(["Request", "Node", "IP", "System", "Asked"]);
     for request in requests {
         let name = request.display_name.clone().unwrap_or_else(|| short(&request.node_id));
         table.row([
@@ -342,7 +342,6 @@ fn pending_table(requests: &[Pending], now: UnixMs) -> Table {
             (Tone::Strong, name),
             (Tone::Plain, text(&request.remote_ip)),
             (Tone::Plain, text(&request.platform)),
-            (Tone::Plain, request.commands.len().to_string()),
             (Tone::Plain, ago(now, request.ts)),
         ]);
     }
@@ -589,17 +588,16 @@ mod tests {
             request_id: "cdb3f171-3a82-4f59-a5bb-94cc86e0aae6".into(),
             display_name: Some("kitchen".into()),
             platform: Some("linux".into()),
-            commands: vec!["a".into(), "b".into()],
             ts: UnixMs(0),
             ..Pending::default()
         };
         let text = pending_table(&[request], UnixMs(120_000)).to_text();
         insta::assert_snapshot!(text, @r"
-        ┌──────────────────────────────────────┬─────────┬────────┬──────────┬────────┐
-        │ Request                              ┆ Node    ┆ System ┆ Commands ┆ Asked  │
-        ╞══════════════════════════════════════╪═════════╪════════╪══════════╪════════╡
-        │ cdb3f171-3a82-4f59-a5bb-94cc86e0aae6 ┆ kitchen ┆ linux  ┆ 2        ┆ 2m ago │
-        └──────────────────────────────────────┴─────────┴────────┴──────────┴────────┘
+        ┌──────────────────────────────────────┬─────────┬────────┬────────┐
+        │ Request                              ┆ Node    ┆ System ┆ Asked  │
+        ╞══════════════════════════════════════╪═════════╪════════╪════════╡
+        │ cdb3f171-3a82-4f59-a5bb-94cc86e0aae6 ┆ kitchen ┆ linux  ┆ 2m ago │
+        └──────────────────────────────────────┴─────────┴────────┴────────┘
         ");
     }
 }

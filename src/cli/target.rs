@@ -76,6 +76,7 @@ impl GatewayFlags {
             token: self.token.clone(),
             password: self.password.clone(),
             tls_fingerprint: self.tls_fingerprint.clone(),
+            ..Flags::default()
         }
     }
 }

@@ -108,7 +108,7 @@ async fn way_in(
     let mut frames = Frames::new(stream, &read);
     let nonce = challenge(&mut frames).await?;
     *stage = Stage::Auth;
-    frames.send_text(&request(options, &nonce)?);
+    frames.send_text(&options.request(&nonce)?);
     let hello = hello(&mut frames, started).await?;
     Ok(connection::start(frames, hello))
 }
@@ -165,6 +165,17 @@ async fn challenge(frames: &mut Frames<Stream>) -> Result<String, ConnectFailure
 
 /// The id of the `connect` request; calls count from 1.
 const CONNECT_ID: &str = "\"0\"";
+
+impl ConnectOptions {
+    /// The request `connect` that answers the challenge `nonce`, signed and dated now: for whoever carries the messages
+    /// himself. Its id is `"0"`.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn request(&self, nonce: &str) -> Result<String, ConnectFailure> {
+        request(self, nonce)
+    }
+}
 
 /// `connect`, as the wire has it.
 #[derive(Serialize)]

@@ -83,6 +83,10 @@ pub enum RemoteOrder {
 pub struct Flags {
     /// `--url`.
     pub url: Option<String>,
+    /// The URL that `--host` stands for. It takes credentials from flags and the environment, none of the configuration.
+    pub host: Option<String>,
+    /// This device has a token of its own for the gateway: a URL from the command line needs no other.
+    pub has_device_token: bool,
     /// `--port`: the gateway on this host at that port, whatever mode is configured.
     pub port: Option<u16>,
     /// `--token`.
@@ -381,6 +385,11 @@ fn explicit_needed(source: &Source) -> String {
             "{name} sets the gateway's URL, so its credentials must come from the environment too: set \
              OPENCLAW_GATEWAY_TOKEN or OPENCLAW_GATEWAY_PASSWORD, or pass --token or --password"
         ),
+        source if *source == HOST_FLAG => {
+            "--host names another gateway than the configuration does, so its credentials \
+             are not sent there: set OPENCLAW_GATEWAY_TOKEN or OPENCLAW_GATEWAY_PASSWORD, or pass --token or --password"
+                .to_owned()
+        }
         source => format!(
             "{source} needs explicit credentials: pass --token or --password with it (credentials of the \
              configuration and the environment are never sent to a URL from the command line)"
@@ -389,6 +398,7 @@ fn explicit_needed(source: &Source) -> String {
 }
 
 const URL_FLAG: Source = Source::Flag("--url");
+const HOST_FLAG: Source = Source::Flag("--host");
 const PIN_FLAG: Source = Source::Flag("--tls-fingerprint");
 const REMOTE_URL: Source = Source::Key("gateway.remote.url");
 const LOCAL_PORT: Source = Source::Key("gateway.port");
@@ -476,7 +486,8 @@ fn finish(
     token: &Credential,
     password: &Credential,
 ) -> Result<Resolution, CredentialError> {
-    if (url_source == URL_FLAG || url_source == URL_VARIABLE) && token.value().is_none() && password.value().is_none() {
+    let is_foreign = [URL_FLAG, HOST_FLAG, URL_VARIABLE].contains(&url_source);
+    if is_foreign && !flags.has_device_token && token.value().is_none() && password.value().is_none() {
         return Err(CredentialError::ExplicitNeeded(url_source));
     }
     let pins = pins(&url, flags, settings, url_source)?;
@@ -542,6 +553,7 @@ fn url_candidates(flags: &Flags, variables: &Variables, settings: &Settings) -> 
     let remote_mode = settings.remote_mode.then_some("in remote mode gateway.remote.url says where");
     let sources = [
         (URL_FLAG, said(&flags.url), None),
+        (HOST_FLAG, said(&flags.host), None),
         (PORT_FLAG, flags.port.map(local), None),
         (URL_VARIABLE, said(&variables.url), None),
         (REMOTE_URL, said(&settings.remote_url), local_mode),
@@ -693,9 +705,11 @@ impl Kind {
         } else {
             (url_source == URL_FLAG).then_some("--url never borrows credentials")
         };
-        let no_config = no_env
-            .or((url_source == URL_VARIABLE)
-                .then_some("OPENCLAW_GATEWAY_URL takes credentials from the environment only"));
+        let no_config = no_env.or(match url_source {
+            URL_VARIABLE => Some("OPENCLAW_GATEWAY_URL takes credentials from the environment only"),
+            HOST_FLAG => Some("--host takes credentials from the command line and the environment only"),
+            _ => None,
+        });
         let slot = |source, configured: &Configured, excluded: Option<&'static str>| Slot {
             source,
             configured: configured.clone(),

@@ -299,6 +299,10 @@ impl ConnectError {
             ConnectFailure::Http(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
                 Some("Try again.".into())
             }
+            ConnectFailure::Http(answer) if answer.status.is_success() => Some(format!(
+                "Check the port: is {} the gateway's? A proxy in front may also answer with a page of its own, such as a login.",
+                url.authority()
+            )),
             ConnectFailure::NotHttp(_)
             | ConnectFailure::Http(_)
             | ConnectFailure::NotWebSocket(_)
@@ -374,6 +378,11 @@ fn remote_advice(error: &RemoteError) -> Option<String> {
             format!("Too many wrong attempts from this address. Wait {wait}, then try again.")
         }
         "DEVICE_AUTH_SIGNATURE_EXPIRED" => "Set the clock of this machine, or of the gateway's.".into(),
+        _ if error.message.contains("SYSTEM_RUN_DENIED") || error.message.contains("SYSTEM_RUN_DISABLED") => {
+            "The node decides for itself what it runs. On that machine: list the program in ~/.openclaw/exec-approvals.json, or start \
+             its node host with --exec. The agent's commands wait for a person here: clawgate approvals list"
+                .into()
+        }
         "MISSING_SCOPE" => {
             let granted = error.details.as_ref().and_then(|details| details.get("grantedScopes")?.as_array());
             let granted = granted.map(|all| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));

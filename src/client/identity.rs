@@ -93,6 +93,19 @@ impl Identity {
         Err(IdentityError::new(&path, "it comes and goes"))
     }
 
+    /// The identity in `state_dir`, if there is one.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read or understood.
+    pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = state_dir.join("identity").join("device.json");
+        match fs::read(&path) {
+            Ok(text) => Self::parse(&Zeroizing::new(text)).map(Some).map_err(|why| IdentityError::new(&path, why)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(IdentityError::new(&path, error)),
+        }
+    }
+
     /// A new identity that is kept nowhere: for tests and load.
     pub fn ephemeral() -> Self {
         Self::from_seed(&id::random_bytes())
@@ -124,8 +137,9 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The identity that follows from `seed`, whoever computes it: for devices that come back without a file.
     #[expect(clippy::expect_used, reason = "32 bytes are always a seed, and no seed has a public key of small order")]
-    fn from_seed(seed: &[u8; 32]) -> Self {
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
         let key = Ed25519KeyPair::from_seed_unchecked(seed).expect("32 bytes are a seed");
         let public = key.public_key().as_ref().try_into().ok().and_then(DeviceKey::from_bytes);
         Self { id: public.expect("a seed gives a proper key").device_id(), key }
@@ -225,6 +239,20 @@ impl DeviceTokens {
         let token = Zeroizing::new(token.expose().to_owned());
         let stored = StoredToken { token, scopes: scopes.to_vec(), updated_at_ms: UnixMs::now() };
         roles.insert(role.as_str().to_owned(), stored);
+        write_private(&self.path, Zeroizing::new(pretty(&self.file)).as_bytes(), Existing::Replace)
+    }
+}
+
+impl DeviceTokens {
+    /// Forgets a token that the gateway at `url` takes no more.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn forget(&mut self, url: &GatewayUrl, role: Role) -> io::Result<()> {
+        let gateway = self.file.gateways.get_mut(&url.to_string());
+        if gateway.is_none_or(|roles| roles.remove(role.as_str()).is_none()) {
+            return Ok(());
+        }
         write_private(&self.path, Zeroizing::new(pretty(&self.file)).as_bytes(), Existing::Replace)
     }
 }

@@ -127,6 +127,14 @@ impl Link {
         }
     }
 
+    /// The same, to keep.
+    pub fn take_given_up(&mut self) -> Option<ConnectError> {
+        match &mut self.phase {
+            Phase::GivenUp(error) => error.take().map(|error| *error),
+            _ => None,
+        }
+    }
+
     /// Waits for what happens next; `None` when trying again is of no use until a person has done something (see
     /// [`Link::given_up`]), or [`Link::close`] was called.
     ///

@@ -57,6 +57,27 @@ struct InvokeResult<'a> {
     error: Option<&'a NodeError>,
 }
 
+/// `node.invoke.progress`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InvokeProgress<'a> {
+    invoke_id: &'a str,
+    node_id: &'a str,
+    seq: u64,
+    chunk: &'a str,
+}
+
+/// What the gateway made of an event of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Told {
+    /// It did something about it.
+    #[serde(default)]
+    pub handled: bool,
+    /// What, or why not: `updated`, `awaiting_approval`, `unsupported_event`, ...
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
 impl Connection {
     /// Answers a command with the JSON of its result, or with an error.
     ///
@@ -76,5 +97,37 @@ impl Connection {
             error: result.err(),
         };
         self.call("node.invoke.result", &params, deadline).await.map(drop)
+    }
+
+    /// Sends a piece of a command's output while it runs: 16 KiB at most, counted from 0. Whether anybody follows; when
+    /// nobody does, there is no use in sending more.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn progress(
+        &self,
+        request: &InvokeRequest,
+        seq: u64,
+        chunk: &str,
+        deadline: Duration,
+    ) -> Result<bool, CallError> {
+        #[derive(Deserialize)]
+        struct Taken {
+            #[serde(default)]
+            ignored: bool,
+        }
+        let params = InvokeProgress { invoke_id: &request.id, node_id: &request.node_id, seq, chunk };
+        let taken: Taken = self.call_as("node.invoke.progress", &params, deadline).await?;
+        Ok(!taken.ignored)
+    }
+
+    /// Tells the gateway what happens on this node: `node.host.stats`, `exec.finished`, ...
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn tell(&self, event: &str, payload: &impl Serialize, deadline: Duration) -> Result<Told, CallError> {
+        let payload = serde_json::to_string(payload).map_err(|error| CallError::Params(error.to_string().into()))?;
+        let params = serde_json::json!({"event": event, "payloadJSON": payload});
+        self.call_as("node.event", &params, deadline).await
     }
 }

@@ -90,6 +90,7 @@ pub fn audit(facts: &Facts<'_>) -> Vec<Finding> {
     proxies(facts, &mut found);
     pages(facts, &mut found);
     nodes(facts, &mut found);
+    tokens(facts, &mut found);
     found.0.sort_by(|one, two| (one.severity, &one.key).cmp(&(two.severity, &two.key)));
     found.0
 }
@@ -308,6 +309,20 @@ fn nodes(facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
+/// A token of a device that was stolen serves until somebody notices, unless it ends by itself (S-66).
+fn tokens(facts: &Facts<'_>, found: &mut Found) {
+    let config = facts.config;
+    let is_reached = config.gateway.bind != Bind::Loopback || config.gateway.tailscale != TailscaleMode::Off;
+    if is_reached && config.device_tokens.max_age.is_none() && config.device_tokens.idle.is_none() {
+        found.add(
+            Severity::Warn,
+            "plugins.entries.clawgate.config.deviceTokens",
+            "tokens of paired devices never end by themselves, and other hosts can reach the gateway: a stolen one serves until it is revoked",
+            "set idleDays (30, say), and maxAgeDays where devices can come back by the gateway's secret",
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,6 +398,7 @@ mod tests {
                 "gateway.nodes.pairing.autoApproveCidrs",
             ),
             ("nodes: {commands: {allow: ['camera.snap']}}", Token, Info, "gateway.nodes.commands.allow"),
+            ("bind: 'lan'", Token, Warn, "plugins.entries.clawgate.config.deviceTokens"),
         ] {
             assert!(
                 findings(gateway, mode).contains(&(severity, key.to_owned())),

@@ -24,8 +24,8 @@ use super::fingerprint::Pin;
 use super::key_path::KeyPath;
 use super::keyword::Keyword;
 use super::model::{
-    Auth, Config, ConsoleStyle, ControlUi, Gateway, HostKeyPolicy, Limits, LogLevel, Logging, Nodes, RateLimit, Remote,
-    TailscaleHost, Tls, Transport, TrustedProxy, Tunnel,
+    Auth, Config, ConsoleStyle, ControlUi, DeviceTokens, Gateway, HostKeyPolicy, Limits, LogLevel, Logging, Nodes,
+    RateLimit, Remote, TailscaleHost, Tls, Transport, TrustedProxy, Tunnel,
 };
 use super::raw::{Document, Member, Node, Position, Value};
 use super::secret_ref::{
@@ -142,7 +142,11 @@ impl<'a> Reader<'a> {
         let own = ["plugins", "entries", "clawgate", "config"]
             .iter()
             .fold(root.clone(), |section, key| self.section(&section, key));
-        let [limits, tailscale, tunnel] = ["limits", "tailscale", "tunnel"].map(|key| self.section(&own, key));
+        let device_pair = ["plugins", "entries", "device-pair", "config"]
+            .iter()
+            .fold(root.clone(), |section, key| self.section(&section, key));
+        let [limits, tailscale, tunnel, device_tokens] =
+            ["limits", "tailscale", "tunnel", "deviceTokens"].map(|key| self.section(&own, key));
         Config {
             gateway: self.gateway(&gateway),
             logging: self.logging(&logging),
@@ -150,7 +154,12 @@ impl<'a> Reader<'a> {
             secrets,
             limits: self.limits(&limits),
             tailscale: self.tailscale(&tailscale),
+            device_tokens: DeviceTokens {
+                max_age: self.days(&device_tokens, "maxAgeDays"),
+                idle: self.days(&device_tokens, "idleDays"),
+            },
             tunnel: Tunnel { ssh_config: self.path(&tunnel, "sshConfig") },
+            public_url: self.text(&device_pair, "publicUrl").filter(|url| !url.trim().is_empty()),
         }
     }
 
@@ -336,6 +345,10 @@ impl<'a> Reader<'a> {
             socket: self.path(s, "socket").unwrap_or(default.socket),
             command: self.path(s, "command").unwrap_or(default.command),
         }
+    }
+
+    fn days(&mut self, s: &Section<'a>, key: &str) -> Option<Duration> {
+        self.bytes(s, key, 1..=3650).map(|days| Duration::from_secs(86_400 * days as u64))
     }
 
     fn limits(&mut self, s: &Section<'a>) -> Limits {

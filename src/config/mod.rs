@@ -12,6 +12,7 @@
 //!
 //! Start reading at [`model`], then [`decode`], then [`resolve`].
 
+pub mod advertised;
 pub mod audit;
 pub mod decode;
 pub mod edit;

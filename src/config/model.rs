@@ -153,8 +153,23 @@ pub struct Config {
     pub limits: Limits,
     /// `plugins.entries.clawgate.config.tailscale`.
     pub tailscale: TailscaleHost,
+    /// `plugins.entries.clawgate.config.deviceTokens`.
+    pub device_tokens: DeviceTokens,
     /// `plugins.entries.clawgate.config.tunnel`.
     pub tunnel: Tunnel,
+    /// `plugins.entries.device-pair.config.publicUrl`: the address that setup codes lead to; `None` when unset or blank.
+    /// The incumbent's key, so that one file serves both.
+    pub public_url: Option<String>,
+}
+
+/// `plugins.entries.clawgate.config.deviceTokens`: when the token of a paired device ends. Without them, when it is revoked
+/// or replaced, and not before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceTokens {
+    /// `maxAgeDays`, 1 to 3650: from its making on, whatever it is used for.
+    pub max_age: Option<Duration>,
+    /// `idleDays`, 1 to 3650: from its last use on.
+    pub idle: Option<Duration>,
 }
 
 /// `plugins.entries.clawgate.config.tunnel`: what the `ssh` transport of remote mode needs beyond `gateway.remote`.

@@ -1,6 +1,6 @@
 //! Which settings wait for a restart: what of an edited file does not take effect while the gateway runs.
 //!
-//! Everything that decides who gets in is applied at once and is not here.
+//! Everything that decides who gets in and what nodes may do, and the agent with its channels, is applied at once and is not here.
 
 use super::model::Config;
 
@@ -19,12 +19,6 @@ pub fn waiting_for_restart(running: &Config, edited: &Config) -> Vec<&'static st
         ("gateway.controlUi.enabled", one.control_ui.enabled != two.control_ui.enabled),
         ("gateway.controlUi.root", one.control_ui.root != two.control_ui.root),
         ("gateway.controlUi.basePath", one.control_ui.base_path != two.control_ui.base_path),
-        ("gateway.nodes.commands", {
-            one.nodes.allow_commands != two.nodes.allow_commands || one.nodes.deny_commands != two.nodes.deny_commands
-        }),
-        ("gateway.nodes.pluginTools", one.nodes.plugin_tools != two.nodes.plugin_tools),
-        ("gateway.nodes.allowSkills", one.nodes.allow_skills != two.nodes.allow_skills),
-        ("gateway.http.securityHeaders", one.strict_transport_security != two.strict_transport_security),
         ("gateway.http.endpoints", one.chat_completions != two.chat_completions),
         ("gateway.tools", one.deny_tools != two.deny_tools || one.allow_tools != two.allow_tools),
         ("logging", running.logging != edited.logging),
@@ -50,7 +44,9 @@ mod tests {
         let running = config("{}");
         let edited = config(
             "{gateway: {auth: {token: 't', rateLimit: {maxAttempts: 3}}, trustedProxies: ['10.0.0.1'],
-              controlUi: {allowedOrigins: ['https://ui.example']}, reload: {mode: 'off'}}}",
+              controlUi: {allowedOrigins: ['https://ui.example']}, reload: {mode: 'off'},
+              nodes: {commands: {deny: ['system.run']}, pluginTools: {enabled: false}, allowSkills: false},
+              http: {securityHeaders: {strictTransportSecurity: 'max-age=1'}}}}",
         );
         assert!(waiting_for_restart(&running, &edited).is_empty());
         let edited = config("{gateway: {bind: 'lan', port: 1, tls: {enabled: true}}, logging: {level: 'debug'}}");

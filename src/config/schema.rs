@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::flow::{DmPolicy, DmScope, GroupPolicy};
+use super::flow::{DmPolicy, DmScope, GroupPolicy, Streaming};
 use super::keyword::Keyword;
 use super::model::{AuthMode, Bind, ConsoleStyle, HostKeyPolicy, LogLevel, Mode, ReloadMode, TailscaleMode, Transport};
 
@@ -23,6 +23,7 @@ enum Kind {
     Scopes,
     ScopesByName,
     TextOrFalse,
+    SecretProviders,
 }
 
 /// A key, what it holds, its default where it has a simple one, and what it does.
@@ -103,6 +104,13 @@ const KEYS: &[Key] = &[
     Key("channels.telegram.webhookUrl", Kind::Text, "", "Where the Bot API sends updates, in place of polling."),
     Key("channels.telegram.webhookSecret", Kind::Secret, "", "What it proves itself with there."),
     Key("channels.telegram.webhookPath", Kind::Text, "\"/telegram-webhook\"", "Path of the webhook here."),
+    Key("channels.telegram.webhookHost", Kind::Text, "\"127.0.0.1\"", "The address that the listener for the webhook binds."),
+    Key("channels.telegram.webhookPort", Kind::Number(1, 65_535), "8787", "Its port."),
+    Key("channels.telegram.webhookCertPath", Kind::Text, "", "A self-signed certificate of webhookUrl's host, PEM, for Telegram to trust."),
+    Key("channels.telegram.streaming.mode", Kind::Word(Streaming::WORDS), "\"partial\"", "Whether answers grow while they are written; \"block\" is as \"partial\" here, \"progress\" as \"off\"."),
+    Key("channels.telegram.mediaMaxMb", Kind::Number(1, 2000), "100", "Size of a picture, either way; 5 MiB at most here."),
+    Key("secrets.providers", Kind::SecretProviders, "{}", "Where SecretRefs lead, by name: [a-z][a-z0-9_-]{0,63}."),
+    Key("secrets.defaults.env", Kind::Text, "", "The name that means the environment without an entry; default: default."),
     Key("logging.level", Kind::Word(LogLevel::WORDS), "\"info\"", "What goes to the log."),
     Key("logging.consoleLevel", Kind::Word(LogLevel::WORDS), "", "What goes to the console; default: level."),
     Key("logging.consoleStyle", Kind::Word(ConsoleStyle::WORDS), "\"pretty\"", "Lines for people, or JSON."),
@@ -110,8 +118,11 @@ const KEYS: &[Key] = &[
     Key("plugins.entries.clawgate.config.limits.outboxBytes", Kind::Number(65_536, 1 << 30), "4194304", "Bytes that may wait for one connection."),
     Key("plugins.entries.clawgate.config.limits.totalOutboxBytes", Kind::Number(1 << 20, 64 << 30), "268435456", "Bytes that may wait for all connections together."),
     Key("plugins.entries.clawgate.config.limits.preauthSockets", Kind::Number(16, 1 << 20), "16384", "Sockets that may be open without having authenticated, all together."),
+    Key("plugins.entries.clawgate.config.deviceTokens.maxAgeDays", Kind::Number(1, 3650), "", "Days after which a device's token ends; default: never."),
+    Key("plugins.entries.clawgate.config.deviceTokens.idleDays", Kind::Number(1, 3650), "", "Days without use after which it ends; default: never."),
     Key("plugins.entries.clawgate.config.tailscale.socket", Kind::Text, "\"/var/run/tailscale/tailscaled.sock\"", "Where the local Tailscale daemon listens."),
     Key("plugins.entries.clawgate.config.tailscale.command", Kind::Text, "\"tailscale\"", "The tailscale program."),
+    Key("plugins.entries.device-pair.config.publicUrl", Kind::Text, "", "The address that setup codes lead to."),
     Key("plugins.entries.clawgate.config.tunnel.sshConfig", Kind::Text, "", "OpenSSH configuration file for the tunnel (ssh -F)."),
 ];
 
@@ -128,6 +139,9 @@ impl Kind {
             Self::Secrets => json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/secret"}}),
             Self::ScopesByName => json!({"type": "object", "additionalProperties": texts}),
             Self::TextOrFalse => json!({"anyOf": [{"type": "string"}, {"const": false}]}),
+            Self::SecretProviders => {
+                json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/secretProvider"}})
+            }
         }
     }
 }
@@ -150,7 +164,7 @@ pub fn schema() -> Value {
                 },
                 "required": ["source", "provider", "id"],
             },
-        ]}},
+        ]}, "secretProvider": secret_provider()},
     });
     for Key(path, kind, default, help) in KEYS {
         let mut schema = kind.schema();
@@ -162,6 +176,41 @@ pub fn schema() -> Value {
         place(&mut root, path, schema);
     }
     root
+}
+
+/// One of `secrets.providers`: by its source, what it is made of. Others are kept, and give no secret here.
+fn secret_provider() -> Value {
+    let texts = json!({"type": "array", "items": {"type": "string"}});
+    let bytes = json!({"type": "integer", "minimum": 1, "maximum": 64 << 20, "default": 1 << 20});
+    let is = |source: &str| json!({"properties": {"source": {"const": source}}, "required": ["source"]});
+    json!({
+        "type": "object",
+        "properties": {"source": {"enum": ["env", "file", "exec", "store"]}},
+        "allOf": [
+            {"if": is("env"), "then": {"properties": {
+                "allowlist": {"type": "array", "items": {"type": "string"}, "description": "Names that may be read."},
+            }}},
+            {"if": is("file"), "then": {"required": ["path"], "properties": {
+                "path": {"type": "string"},
+                "mode": {"enum": ["json", "singleValue"], "default": "json",
+                    "description": "A JSON object of secrets, or one secret."},
+                "maxBytes": bytes,
+            }}},
+            {"if": is("exec"), "then": {"properties": {
+                "command": {"type": "string", "description": "An absolute path."},
+                "args": texts,
+                "env": {"type": "object", "additionalProperties": {"type": "string"},
+                    "description": "Variables that it gets."},
+                "passEnv": {"type": "array", "items": {"type": "string"},
+                    "description": "Variables of the gateway's that it gets, too; no others."},
+                "trustedDirs": {"type": "array", "items": {"type": "string"},
+                    "description": "Folders that it must be in."},
+                "jsonOnly": {"type": "boolean", "default": true, "description": "Its answer must be JSON."},
+                "timeoutMs": {"type": "integer", "minimum": 1, "maximum": 600_000, "default": 5000},
+                "maxOutputBytes": bytes,
+            }}},
+        ],
+    })
 }
 
 fn place(root: &mut Value, path: &str, schema: Value) {
@@ -243,5 +292,8 @@ mod tests {
         assert_eq!((&gateway["port"]["maximum"], &gateway["port"]["default"]), (&json!(65_535), &json!(18_789)));
         assert_eq!(gateway["bind"]["enum"][0], "loopback");
         assert_eq!(gateway["auth"]["properties"]["token"]["$ref"], "#/$defs/secret");
+        let providers = &schema["properties"]["secrets"]["properties"]["providers"]["additionalProperties"];
+        let named = providers["$ref"].as_str().unwrap().strip_prefix('#').unwrap();
+        assert!(schema.pointer(named).unwrap().to_string().contains("singleValue"));
     }
 }

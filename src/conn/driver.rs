@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -22,13 +22,14 @@ use super::machine::{Machine, Step};
 use super::{CalledOff, Connecting, End, EndedBy, Refused, Service, Socket};
 use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
-use crate::hub::outbox::{EncodedEvent, Item};
+use crate::hub::outbox::{EncodedEvent, Item, TooMuch, spare};
 use crate::limits;
 use crate::net::stream::{Received, Stream};
 use crate::rpc::catalog::Event;
 use crate::rpc::dispatch::{Params, Routed, log_refusal, write_error, write_ok};
+use crate::rpc::scope;
 use crate::ws::close::{Close, CloseCode};
-use crate::ws::codec::{self, Decoder, FrameStart, Limits, Role};
+use crate::ws::codec::{self, Decoder, FrameStart, Limits, ProtocolError, Role};
 use crate::ws::message::{Message, Opcode};
 
 /// Bytes read at a time.
@@ -118,6 +119,8 @@ struct Driver {
     unsent_at: usize,
     /// A ping is among `unsent`.
     ping_unsent: bool,
+    /// `unsent` is held back for one turn, see [`Driver::linger`].
+    lingers: bool,
 }
 
 impl Driver {
@@ -145,6 +148,7 @@ impl Driver {
             unsent,
             unsent_at: 0,
             ping_unsent: false,
+            lingers: false,
         }
     }
 
@@ -154,17 +158,23 @@ impl Driver {
             if self.leaving.is_some() {
                 return self.leave(cx, scratch);
             }
-            match self.flush(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return self.broken(&error),
-                Poll::Pending => {
-                    if self.shake_hands(cx, scratch).is_break() || self.blocked_close(cx) {
-                        continue;
+            let lingered = std::mem::take(&mut self.lingers);
+            scratch.output.clear();
+            if lingered {
+                scratch.output.extend_from_slice(&self.unsent);
+                spare::give_back(std::mem::take(&mut self.unsent));
+            } else {
+                match self.flush(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return self.broken(&error),
+                    Poll::Pending => {
+                        if self.shake_hands(cx, scratch).is_break() || self.blocked_close(cx) {
+                            continue;
+                        }
+                        return Poll::Pending;
                     }
-                    return Poll::Pending;
                 }
             }
-            scratch.output.clear();
             if self.handshake.is_some() && self.shake_hands(cx, scratch).is_break() {
                 continue;
             }
@@ -173,6 +183,9 @@ impl Driver {
                 Ok(came) => came,
                 Err(error) => return self.broken(&error),
             };
+            if !lingered && self.linger(cx, &came, &scratch.output) {
+                return Poll::Pending;
+            }
             let drained = self.leaving.is_none() && self.drain(cx, &mut scratch.output);
             if let Err(error) = self.send(cx, scratch) {
                 return self.broken(&error);
@@ -252,6 +265,26 @@ impl Driver {
         Break(())
     }
 
+    /// Whether to hold back what there is to say to a node until the kernel has been asked once more what is ready, and
+    /// that has run. A node is called by many: what they ask of it in these two rounds, and the acknowledgements of what it
+    /// has answered, leave in one write. With nothing else to do it costs one look at the kernel.
+    fn linger(&mut self, cx: &mut Context<'_>, came: &Came, output: &[u8]) -> bool {
+        let Some(connection) = &self.core.connection else { return false };
+        let has_more = matches!(came, Came::Bytes { more: true }) || output.len() > ANSWER_BYTES * 16;
+        let is_silent = output.is_empty() && !connection.outbox.is_signalled();
+        if connection.grant.role() != scope::Role::Node || self.leaving.is_some() || has_more || is_silent {
+            return false;
+        }
+        if !output.is_empty() {
+            self.unsent = spare::take(output.len());
+            self.unsent.extend_from_slice(output);
+        }
+        self.lingers = true;
+        // To be polled once is all that it needs: it wakes this task after the next look.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
+        true
+    }
+
     /// Reads once and takes the messages.
     fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> io::Result<Came> {
         if self.core.machine.is_waiting() {
@@ -294,7 +327,13 @@ impl Driver {
                     } else {
                         close.reason
                     };
-                    Flow::Leave(by_gateway(close.code, reason.to_owned()))
+                    let too_much = match error {
+                        ProtocolError::TooBig(bytes) => {
+                            Some(TooMuch { bytes, limit: self.decoder.max_message_bytes() as u64 })
+                        }
+                        _ => None,
+                    };
+                    Flow::Leave(End { too_much, ..by_gateway(close.code, reason.to_owned()) })
                 }
             };
             match flow {
@@ -336,7 +375,10 @@ impl Driver {
         let closing = connection.outbox.drain(cx.waker(), |item| {
             drained = true;
             match item {
-                Item::Text(text) => codec::frame(Opcode::Text, &text, None, out),
+                Item::Text(text) => {
+                    codec::frame(Opcode::Text, &text, None, out);
+                    spare::give_back(text);
+                }
                 Item::Event(event, seq) => {
                     let frame = FrameStart::new(Opcode::Text, ANSWER_BYTES, None, out);
                     event.write(Some(seq), out);
@@ -351,7 +393,7 @@ impl Driver {
             out.len() < OUTPUT_BYTES
         });
         if let Some(closing) = closing {
-            self.begin_leaving(by_gateway(closing.code, closing.reason));
+            self.begin_leaving(End { too_much: closing.too_much, ..by_gateway(closing.code, closing.reason) });
         }
         drained
     }
@@ -417,7 +459,7 @@ impl Driver {
     fn blocked_close(&mut self, cx: &Context<'_>) -> bool {
         let closing = self.core.connection.as_ref().and_then(|it| it.outbox.watch_close(cx.waker()));
         if let Some(closing) = closing {
-            self.begin_leaving(by_gateway(closing.code, closing.reason));
+            self.begin_leaving(End { too_much: closing.too_much, ..by_gateway(closing.code, closing.reason) });
             return true;
         }
         false
@@ -494,7 +536,7 @@ impl Driver {
                 io::ErrorKind::UnexpectedEof => "the peer closed the transport without a close frame".to_owned(),
                 _ => error.to_string(),
             };
-            self.tell(&End { by: EndedBy::Transport, code: None, reason });
+            self.tell(&End { by: EndedBy::Transport, code: None, reason, too_much: None });
         }
         Poll::Ready(())
     }
@@ -531,6 +573,7 @@ impl Core {
                 by: EndedBy::Client,
                 code: close.map(|close| close.code.get()),
                 reason: close.map(|close| close.reason.to_owned()).unwrap_or_default(),
+                too_much: None,
             }),
         }
     }
@@ -547,7 +590,7 @@ impl Core {
                 }
                 let frame = FrameStart::new(Opcode::Text, ANSWER_BYTES, None, out);
                 let start = out.len();
-                let params = Params::new(request.params);
+                let params = Params::of(&request);
                 let routed = self.service.route(connection, request.id.as_str(), &request.method, params, now, out);
                 if out.len() == start {
                     frame.abandon(out);
@@ -590,5 +633,5 @@ fn answer_error(id: &str, error: &crate::rpc::error::RpcError, out: &mut Vec<u8>
 }
 
 const fn by_gateway(code: CloseCode, reason: String) -> End {
-    End { by: EndedBy::Gateway, code: Some(code.get()), reason }
+    End { by: EndedBy::Gateway, code: Some(code.get()), reason, too_much: None }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::auth::Verdict;
 use crate::clock::UnixMs;
 use crate::hub::Connection;
+use crate::hub::outbox::TooMuch;
 use crate::id::ConnId;
 use crate::net::preauth::Slot;
 use crate::rpc::dispatch::{Params, Routed};
@@ -78,6 +79,8 @@ pub struct End {
     pub code: Option<u16>,
     /// What was said, or what happened.
     pub reason: String,
+    /// What was too much, where that is the reason.
+    pub too_much: Option<TooMuch>,
 }
 
 /// Who ended a connection.

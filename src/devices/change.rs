@@ -10,8 +10,10 @@ use serde::Serialize;
 use super::pairing::{self, Denial, Manager, Reason, Standing, Wanted};
 use super::record::{Approval, ApprovedVia, Claims, PairedDevice, PendingRequest, Token};
 use super::{Devices, Inner, Known, Waiting, lock, methods, table};
+use crate::auth::Method;
 use crate::auth::device::{DeviceId, DeviceKey};
 use crate::clock::UnixMs;
+use crate::hub::Connection;
 use crate::id::{self, ConnId};
 use crate::rpc::catalog::Event;
 use crate::rpc::scope::{Role, ScopeSet};
@@ -19,6 +21,8 @@ use crate::secret::{Secret, SecretHash};
 use crate::store::{Change, StoreError, Tx};
 use crate::ws::close::CloseCode;
 
+/// How often it is noted that who stays connected is using its token.
+const USES_INTERVAL_MS: u64 = 3_600_000;
 /// Sightings written in one operation.
 const SIGHTINGS: usize = 256;
 
@@ -140,7 +144,7 @@ impl From<Denial> for PairingError {
 
 /// How a request ended, as `device.pair.resolved` says it.
 #[derive(Clone, Copy)]
-enum Decision {
+pub(super) enum Decision {
     Approved,
     Rejected,
     Expired,
@@ -166,7 +170,7 @@ struct Resolved<'a> {
     ts: UnixMs,
 }
 
-type Result<T> = std::result::Result<T, PairingError>;
+pub(super) type Result<T> = std::result::Result<T, PairingError>;
 
 impl Devices {
     /// Pairs a device, or lets it wait for someone: see [`Requested`]. A device that waits already and asks
@@ -212,7 +216,11 @@ impl Devices {
             }
             table::delete_request(tx, &request_id)?;
             let device = request.id;
-            Ok(Change::of(device).publish(move || inner.resolve(&[request], Decision::Rejected, now)))
+            let ended = inner.end_codes_of(tx, device)?;
+            Ok(Change::of(device).publish(move || {
+                inner.forget_codes(&ended);
+                inner.resolve(&[request], Decision::Rejected, now);
+            }))
         };
         self.0.store.write(op).await
     }
@@ -251,7 +259,9 @@ impl Devices {
             }
             table::delete_role(tx, id, role)?;
             device.approvals.retain(|approval| approval.role != role);
+            let ended = inner.end_codes_of(tx, id)?;
             Ok(Change::of(()).publish(move || {
+                inner.forget_codes(&ended);
                 inner.show(device);
                 inner.forget_role(id, role);
                 inner.cut_off(id, Some(role), spare, "device removed");
@@ -280,19 +290,26 @@ impl Devices {
         self.0.store.write(op).await
     }
 
-    /// A token for a device that was let in by another credential, if its role has none out. `None` when one
-    /// is out (only its hash is known here, and the device keeps it), or when the role is not approved.
+    /// A token for a device that was let in by another credential, if its role has none out, or one that has ended. `None`
+    /// when one is out (only its hash is known here, and the device keeps it), or when the role is not approved.
     ///
     /// # Errors
     /// [`PairingError::Store`].
     pub async fn ensure_token(&self, id: DeviceId, role: Role, now: UnixMs) -> Result<Option<IssuedToken>> {
-        let unissued = |device: &PairedDevice| device.approval(role).is_some_and(|a| a.token == Token::Unissued);
-        if !self.facts(id).is_some_and(|device| unissued(&device)) {
+        let is_due = move |devices: &Self, device: &PairedDevice| {
+            device.approval(role).is_some_and(|approval| approval.token == Token::Unissued)
+                || devices.token_end(device, role).is_some_and(|end| now >= end)
+        };
+        if !self.facts(id).is_some_and(|device| is_due(self, &device)) {
             return Ok(None);
         }
-        let inner = Arc::clone(&self.0);
+        let (inner, devices) = (Arc::clone(&self.0), self.clone());
         let op = move |tx: &Tx<'_>| {
-            let Some(mut device) = table::device(tx, id)? else { return Ok(Change::of(None)) };
+            let device = table::device(tx, id)?.filter(|device| is_due(&devices, device));
+            let Some(mut device) = device else { return Ok(Change::of(None)) };
+            if let Some(approval) = device.approval_mut(role).filter(|approval| !approval.is_revoked()) {
+                retire(approval, Token::Unissued);
+            }
             let Some(issued) = device.approval_mut(role).and_then(|approval| issue_first(approval, now)) else {
                 return Ok(Change::of(None));
             };
@@ -329,7 +346,9 @@ impl Devices {
             let own = by.device == Some(id);
             let token = own.then(|| issue_first(approval, now)).flatten().map(|issued| issued.token);
             table::put(tx, &device)?;
+            let ended = inner.end_codes_of(tx, id)?;
             Ok(Change::of(Rotated { scopes, rotated_at: now, token }).publish(move || {
+                inner.forget_codes(&ended);
                 inner.show(device);
                 inner.cut_off(id, Some(role), by.connection, "device token rotated");
             }))
@@ -357,7 +376,9 @@ impl Devices {
             approval.scopes = ScopeSet::EMPTY;
             approval.token_scopes = ScopeSet::EMPTY;
             table::put(tx, &device)?;
+            let ended = inner.end_codes_of(tx, id)?;
             Ok(Change::of(now).publish(move || {
+                inner.forget_codes(&ended);
                 inner.show(device);
                 inner.cut_off(id, Some(role), by.connection, "device token revoked");
             }))
@@ -368,6 +389,8 @@ impl Devices {
     /// Lets requests lapse, and writes when devices were last seen. A failure is logged and made up for the
     /// next time. Call it once more before the store is closed.
     pub async fn tend(&self, now: UnixMs) {
+        self.tend_codes(now).await;
+        self.tend_tokens(now);
         let lapsed = move |waiting: &Waiting| waiting.for_bounds().has_lapsed(now);
         if self.0.read().pending.values().any(lapsed) {
             let inner = Arc::clone(&self.0);
@@ -392,6 +415,41 @@ impl Devices {
             if let Err(error) = written.await {
                 tracing::warn!(%error, "when devices were last seen was not written");
                 lock(&self.0.unsaved).extend(ids);
+            }
+        }
+    }
+}
+
+impl Devices {
+    /// Closes who came by a token that is too old by now; and notes that who stays connected is using theirs.
+    fn tend_tokens(&self, now: UnixMs) {
+        let pairing::TokenLife { max_age_ms, idle_ms } = *lock(&self.0.life);
+        let is_hour = {
+            let mut noted = lock(&self.0.uses_noted);
+            let is_due = idle_ms.is_some() && now.since(*noted) >= USES_INTERVAL_MS;
+            if is_due {
+                *noted = now;
+            }
+            is_due
+        };
+        if max_age_ms.is_none() && !is_hour {
+            return;
+        }
+        let by_own = |connection: &&Arc<Connection>| {
+            matches!(connection.grant.method(), Method::DeviceToken | Method::BootstrapToken)
+        };
+        for connection in self.0.hub.connections().iter().filter(by_own) {
+            let grant = &connection.grant;
+            let Some(device) = grant.device().and_then(|id| self.facts(id)) else { continue };
+            if is_hour {
+                self.touch(device.id, grant.role(), true, connection.remote_ip, now);
+            }
+            let Some(Token::Live { issued_at, .. }) = device.approval(grant.role()).map(|approval| approval.token)
+            else {
+                continue;
+            };
+            if max_age_ms.is_some_and(|ms| now >= issued_at.plus(ms)) {
+                connection.close(CloseCode::AUTH_CHANGED, "device token expired");
             }
         }
     }
@@ -530,7 +588,7 @@ impl Inner {
     }
 
     /// The device after approval, if there is a place for it.
-    fn grown(
+    pub(super) fn grown(
         &self,
         paired: Option<PairedDevice>,
         request: &PendingRequest,
@@ -557,8 +615,10 @@ impl Inner {
             table::delete_request(tx, &request.request_id)?;
         }
         table::delete(tx, id)?;
+        let ended = self.end_codes_of(tx, id)?;
         Ok(Change::of(()).publish(move || {
             tracing::info!(device = %id, "a device was removed");
+            self.forget_codes(&ended);
             self.write().paired.remove(&id);
             roles.iter().for_each(|role| self.forget_role(id, *role));
             self.cut_off(id, None, spare, "device removed");
@@ -567,7 +627,7 @@ impl Inner {
     }
 
     /// Shows readers a device as it is now.
-    fn show(&self, device: impl Into<Arc<PairedDevice>>) {
+    pub(super) fn show(&self, device: impl Into<Arc<PairedDevice>>) {
         let facts = device.into();
         let mut index = self.write();
         match index.paired.get_mut(&facts.id) {
@@ -584,7 +644,7 @@ impl Inner {
     }
 
     /// Forgets requests that have ended, and says so.
-    fn resolve(&self, requests: &[PendingRequest], decision: Decision, now: UnixMs) {
+    pub(super) fn resolve(&self, requests: &[PendingRequest], decision: Decision, now: UnixMs) {
         for PendingRequest { request_id, id, .. } in requests {
             self.write().pending.remove(request_id);
             let device_id = id.to_string();
@@ -601,7 +661,7 @@ impl Inner {
 
     /// Closes the sockets of a device, after the index shows what has become of it. The counter moves first: whoever is
     /// registered before sees its socket closed, whoever is registered later sees the counter.
-    fn cut_off(&self, id: DeviceId, role: Option<Role>, spare: Option<ConnId>, reason: &str) {
+    pub(super) fn cut_off(&self, id: DeviceId, role: Option<Role>, spare: Option<ConnId>, reason: &str) {
         self.cut_offs.fetch_add(1, Ordering::SeqCst);
         self.hub.close_where(CloseCode::AUTH_CHANGED, reason, |connection| {
             let grant = &connection.grant;
@@ -611,7 +671,7 @@ impl Inner {
 }
 
 /// Refuses a manager whose own device was removed or revoked while its call waited its turn.
-fn still_there(tx: &Tx<'_>, by: Manager) -> Result<()> {
+pub(super) fn still_there(tx: &Tx<'_>, by: Manager) -> Result<()> {
     let Some(own) = by.device else { return Ok(()) };
     let device = table::device(tx, own)?;
     let standing = device.is_some_and(|device| device.approval(Role::Operator).is_some_and(|a| !a.is_revoked()));
@@ -623,7 +683,7 @@ fn pending(request_id: Box<str>, reason: Reason, now: UnixMs) -> Requested {
 }
 
 /// Takes out the requests of a device that what it has now covers.
-fn take_covered(tx: &Tx<'_>, device: &PairedDevice) -> Result<Vec<PendingRequest>> {
+pub(super) fn take_covered(tx: &Tx<'_>, device: &PairedDevice) -> Result<Vec<PendingRequest>> {
     let mut requests = table::requests_of(tx, device.id)?;
     requests.retain(|request| {
         let Claims { platform, device_family, .. } = &request.claims;
@@ -638,7 +698,7 @@ fn take_covered(tx: &Tx<'_>, device: &PairedDevice) -> Result<Vec<PendingRequest
 }
 
 /// Makes a token where none is out.
-fn issue_first(approval: &mut Approval, now: UnixMs) -> Option<IssuedToken> {
+pub(super) fn issue_first(approval: &mut Approval, now: UnixMs) -> Option<IssuedToken> {
     if approval.token != Token::Unissued {
         return None;
     }
@@ -648,7 +708,7 @@ fn issue_first(approval: &mut Approval, now: UnixMs) -> Option<IssuedToken> {
 }
 
 /// Puts `next` in the place of the token that is out, and remembers that one.
-fn retire(approval: &mut Approval, next: Token) {
+pub(super) fn retire(approval: &mut Approval, next: Token) {
     if let Token::Live { hash, .. } = approval.token {
         approval.retired = Some(hash);
     }

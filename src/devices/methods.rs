@@ -11,6 +11,7 @@ use super::Devices;
 use super::change::{PairingError, Rotated};
 use super::pairing::{Denial, Manager};
 use super::record::{LastSeen, PairedDevice, PendingRequest, Token};
+use super::setup_change::OutcomeView;
 use crate::auth::device::DeviceId;
 use crate::clock::UnixMs;
 use crate::hub::Connection;
@@ -27,6 +28,7 @@ pub const METHODS: &[Method<Devices>] = &[
     Method { name: "device.pair.reject", handler: reject },
     Method { name: "device.pair.remove", handler: remove },
     Method { name: "device.pair.rename", handler: rename },
+    Method { name: "device.pair.setupStatus", handler: setup_status },
     Method { name: "device.token.revoke", handler: revoke },
     Method { name: "device.token.rotate", handler: rotate },
 ];
@@ -329,10 +331,26 @@ fn revoke(devices: &Devices, call: Call<'_>) -> Result<Outcome, RpcError> {
     })
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SetupParams {
+    setup_id: String,
+}
+
+fn setup_status(devices: &Devices, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let SetupParams { setup_id } = call.params()?;
+    let Some((code, outcome)) = devices.code_outcome(&setup_id, call.now()) else { return call.answer(&json!({})) };
+    let view = OutcomeView::of(&code, &outcome);
+    let name = if outcome.delivered { "completion" } else { "deliveryUncertain" };
+    call.answer(&json!({name: view}))
+}
+
 /// Who calls, as the rules see it.
-fn manager(caller: &Connection) -> Manager {
+pub fn manager(caller: &Connection) -> Manager {
     let grant = &caller.grant;
-    let own = (grant.method() == crate::auth::Method::DeviceToken).then(|| grant.device()).flatten();
+    // Whoever came by a credential that is its device's alone manages that device, and no other.
+    let by_own = matches!(grant.method(), crate::auth::Method::DeviceToken | crate::auth::Method::BootstrapToken);
+    let own = by_own.then(|| grant.device()).flatten();
     Manager { scopes: grant.scopes(), device: own, connection: Some(caller.id) }
 }
 
@@ -368,7 +386,7 @@ fn spawn_then_close(
 }
 
 /// The error of a change that was not made. `denied` is what clients look for.
-fn refusal(denied: &'static str, doing: &'static str, error: PairingError) -> RpcError {
+pub fn refusal(denied: &'static str, doing: &'static str, error: PairingError) -> RpcError {
     let why = match error {
         PairingError::UnknownRequest => return RpcError::invalid("unknown requestId"),
         PairingError::UnknownDevice => return RpcError::invalid("unknown deviceId"),

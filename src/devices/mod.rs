@@ -6,7 +6,7 @@
 //!
 //! The handle is [`Devices`]. Readers ([`Devices::facts`], [`Devices::check_token`]) look at an index in
 //! memory that shows what is on disk; changes are made on the store's writer, against the tables, and return
-//! when they are durable. What the rules are stands in [`pairing`], free of all of that; start there.
+//! when they are durable. What the rules are stands in [`pairing`] and [`setup`], free of all of that; start there.
 //!
 //! A device that is removed or revoked loses its sockets right after the commit. One that is just being let
 //! in has none yet: whoever registers a connection of a device compares [`Devices::cut_offs`] afterwards with what
@@ -20,6 +20,8 @@ mod change;
 pub mod methods;
 pub mod pairing;
 pub mod record;
+pub mod setup;
+mod setup_change;
 mod table;
 
 use std::collections::{HashMap, HashSet};
@@ -29,6 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use std::time::Duration;
 
 pub use change::{IssuedToken, PairingError, PairingRequest, Requested, Rotated};
+pub use setup_change::{IssuedCode, Redeemed, Redeeming};
 pub use table::SCHEMA;
 
 use crate::auth::device::DeviceId;
@@ -37,7 +40,9 @@ use crate::hub::Hub;
 use crate::rpc::scope::{Role, ScopeSet};
 use crate::secret::SecretHash;
 use crate::store::{Store, StoreError};
+use pairing::TokenLife;
 use record::{LastSeen, PairedDevice, PendingRequest, Token};
+use setup::SetupCode;
 
 /// How often requests lapse and sightings are written.
 const TEND_INTERVAL: Duration = Duration::from_secs(15);
@@ -55,6 +60,9 @@ struct Inner {
     /// Counts rights that were taken back; see [`Devices::cut_offs`].
     cut_offs: AtomicU64,
     silent: Mutex<pairing::SilentPairings>,
+    life: Mutex<TokenLife>,
+    /// When the uses of tokens by those who stay connected were last noted.
+    uses_noted: Mutex<UnixMs>,
     on_removed: OnceLock<Box<dyn Fn(DeviceId, Role) + Send + Sync>>,
 }
 
@@ -63,6 +71,8 @@ struct Inner {
 struct Index {
     paired: HashMap<DeviceId, Known>,
     pending: HashMap<Box<str>, Waiting>,
+    /// By their public names.
+    codes: HashMap<Box<str>, Arc<SetupCode>>,
 }
 
 struct Known {
@@ -127,6 +137,9 @@ impl Devices {
             for request in table::requests(db)? {
                 index.pending.insert(request.request_id.clone(), Waiting::new(request, now));
             }
+            for code in table::codes(db)? {
+                index.codes.insert(code.setup_id.clone(), Arc::new(code));
+            }
             Ok(index)
         })?;
         Ok(Self(Arc::new(Inner {
@@ -136,6 +149,8 @@ impl Devices {
             unsaved: Mutex::default(),
             cut_offs: AtomicU64::new(0),
             silent: Mutex::default(),
+            life: Mutex::default(),
+            uses_noted: Mutex::new(now),
             on_removed: OnceLock::new(),
         })))
     }
@@ -193,6 +208,18 @@ impl Devices {
             .collect();
         pending.sort_by(|a, b| (b.created_at, &a.request_id).cmp(&(a.created_at, &b.request_id)));
         pending
+    }
+
+    /// Sets when tokens end, also those that are out.
+    pub fn set_token_life(&self, life: TokenLife) {
+        *lock(&self.0.life) = life;
+    }
+
+    /// When the token of `device` for `role` ends; `None` when it does not, or there is none.
+    pub fn token_end(&self, device: &PairedDevice, role: Role) -> Option<UnixMs> {
+        let Token::Live { issued_at, .. } = device.approval(role)?.token else { return None };
+        let used_at = self.last_seen(device.id).and_then(|seen| seen.token_used_at(role));
+        lock(&self.0.life).ends_at(issued_at, used_at)
     }
 
     /// What `presented` is for this device and role. Compares hashes, in constant time.

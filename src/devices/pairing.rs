@@ -11,6 +11,7 @@ use ring::digest::{Context, SHA256};
 
 use super::record::{Approval, ApprovedVia, Claims, PairedDevice, PendingRequest, Token};
 use crate::auth::device::{DeviceId, DeviceKey};
+use crate::auth::pins;
 use crate::clock::UnixMs;
 use crate::id::{self, ConnId};
 use crate::rpc::scope::{Role, Scope, ScopeSet};
@@ -76,9 +77,10 @@ impl Reason {
 /// Compares what is wanted with what was approved.
 pub fn standing(paired: Option<&PairedDevice>, wanted: &Wanted<'_>) -> Standing {
     let Some(device) = paired else { return Standing::Missing(Reason::NotPaired) };
-    let pins = &device.claims;
-    if contradicts(&pins.platform, wanted.platform, same_platform)
-        || contradicts(pins.device_family.as_deref().unwrap_or(""), wanted.device_family.unwrap_or(""), same_text)
+    let Claims { platform, device_family, .. } = &device.claims;
+    let family = device_family.as_deref().unwrap_or("");
+    if contradicts(platform, wanted.platform, wanted.role, pins::same_platform)
+        || contradicts(family, wanted.device_family.unwrap_or(""), wanted.role, pins::same_device_family)
     {
         return Standing::Missing(Reason::MetadataUpgrade);
     }
@@ -94,35 +96,14 @@ pub fn standing(paired: Option<&PairedDevice>, wanted: &Wanted<'_>) -> Standing 
     }
 }
 
-/// Whether a claim denies a pin. Where nothing is pinned or claimed there is nothing to deny: policy goes by
-/// the pin alone, so silence gains nothing (S-71).
-fn contradicts(pinned: &str, claimed: &str, same: fn(&str, &str) -> bool) -> bool {
-    let (pinned, claimed) = (pinned.trim(), claimed.trim());
-    !pinned.is_empty() && !claimed.is_empty() && !same(pinned, claimed)
-}
-
-fn same_text(a: &str, b: &str) -> bool {
-    a.eq_ignore_ascii_case(b)
-}
-
-/// Whether two platforms are one, versions apart: an update of the system is no new device.
-fn same_platform(a: &str, b: &str) -> bool {
-    fn name(platform: &str) -> String {
-        let end = platform.find(|c: char| c.is_ascii_whitespace() || c.is_ascii_digit());
-        let name = match end {
-            Some(end) if end > 0 => &platform[..end],
-            _ => platform,
-        };
-        let name = name.to_ascii_lowercase();
-        // What Node.js calls the systems, and the one system that Apple renamed.
-        match name.as_str() {
-            "darwin" => "macos".to_owned(),
-            "win" => "windows".to_owned(),
-            "ipados" => "ios".to_owned(),
-            _ => name,
-        }
+/// Whether a claim is not what was pinned. Silence is another claim; and a node adds nothing to what was left open, for its
+/// platform decides what it may offer (S-71). The same rule as at the door (`auth::authorize`), so that what is approved
+/// here lets in there.
+fn contradicts(pinned: &str, claimed: &str, role: Role, same: fn(&str, &str) -> bool) -> bool {
+    match pinned.trim() {
+        "" => role == Role::Node && !claimed.trim().is_empty(),
+        pinned => !same(claimed, pinned),
     }
-    name(a) == name(b)
 }
 
 /// Whether nobody need be asked, given that the client's way in allows it: a device not seen before, or an
@@ -310,6 +291,25 @@ impl Manager {
     }
 }
 
+/// When tokens end (S-66). Without either, when they are revoked or replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenLife {
+    /// Milliseconds from its making on.
+    pub max_age_ms: Option<u64>,
+    /// Milliseconds from its last use on.
+    pub idle_ms: Option<u64>,
+}
+
+impl TokenLife {
+    /// When a token ends that was made at `issued_at` and last used at `used_at`.
+    pub fn ends_at(self, issued_at: UnixMs, used_at: Option<UnixMs>) -> Option<UnixMs> {
+        let by_age = self.max_age_ms.map(|ms| issued_at.plus(ms));
+        // A token that replaced another has the use of that one in its record.
+        let by_idling = self.idle_ms.map(|ms| used_at.unwrap_or_default().max(issued_at).plus(ms));
+        by_age.into_iter().chain(by_idling).min()
+    }
+}
+
 /// Counts devices that were paired without asking. Many of them in a short time are hardly one person's: rather does
 /// something on this host pass other people's connections on and hide that it does (S-20).
 #[derive(Clone, Copy, Debug, Default)]
@@ -481,8 +481,8 @@ mod tests {
             ("win32", "windows"),
             ("iPadOS 18", "ios 26.1"),
             ("linux", "linux 6.18.44"),
-            ("linux", ""),
             ("", "linux"),
+            ("", ""),
         ];
         for (pinned, claimed) in same {
             let mut device = paired(Role::Operator, &[]);
@@ -490,13 +490,27 @@ mod tests {
             let wanted = Wanted { platform: claimed, ..LINUX };
             assert_eq!(standing(Some(&device), &wanted), Standing::Covered, "{pinned} {claimed}");
         }
-        for (pinned, claimed) in [("linux", "ios"), ("ios", "macos"), ("linux", "linux-gnu"), ("1", "2")] {
+        for (pinned, claimed) in [("linux", "ios"), ("ios", "macos"), ("linux", "linux-gnu"), ("1", "2"), ("linux", "")]
+        {
             let mut device = paired(Role::Operator, &[]);
             device.claims = claims(pinned, None);
             let wanted = Wanted { platform: claimed, ..LINUX };
             let missing = Standing::Missing(Reason::MetadataUpgrade);
             assert_eq!(standing(Some(&device), &wanted), missing, "{pinned} {claimed}");
         }
+    }
+
+    /// What the door refuses must find its way to an approval here, and what is approved here must let in there.
+    #[test]
+    fn s_71_a_node_adds_nothing_to_what_was_left_open() {
+        let mut device = paired(Role::Node, &[]);
+        device.claims = claims("", None);
+        let node = Wanted { role: Role::Node, ..LINUX };
+        let missing = Standing::Missing(Reason::MetadataUpgrade);
+        assert_eq!(standing(Some(&device), &Wanted { device_family: None, ..node }), missing);
+        assert_eq!(standing(Some(&device), &Wanted { platform: "", ..node }), missing, "nor a family");
+        let silent = Wanted { platform: "", device_family: None, ..node };
+        assert_eq!(standing(Some(&device), &silent), Standing::Covered);
     }
 
     #[test]
@@ -665,5 +679,21 @@ mod tests {
         let mut waiting = vec![from("192.0.2.1", 1, 0), from("192.0.2.1", 2, 1000)];
         waiting[0].seen_at = UnixMs(NOW.0 + 999 - REQUEST_TTL_MS);
         assert_eq!(room_for(from("192.0.2.1", 3, 0), &waiting), Ok(vec![0]));
+    }
+
+    #[test]
+    fn s_66_a_token_ends_by_its_age_or_when_nobody_uses_it() {
+        let (issued, used) = (UnixMs(1000), Some(UnixMs(5000)));
+        let life = |max_age_ms, idle_ms| TokenLife { max_age_ms, idle_ms };
+        assert_eq!(life(None, None).ends_at(issued, used), None);
+        assert_eq!(life(Some(100), None).ends_at(issued, used), Some(UnixMs(1100)));
+        assert_eq!(life(None, Some(100)).ends_at(issued, used), Some(UnixMs(5100)));
+        assert_eq!(life(None, Some(100)).ends_at(issued, None), Some(UnixMs(1100)));
+        assert_eq!(life(Some(9000), Some(100)).ends_at(issued, used), Some(UnixMs(5100)));
+        assert_eq!(
+            life(None, Some(100)).ends_at(UnixMs(7000), used),
+            Some(UnixMs(7100)),
+            "the use was of the one before"
+        );
     }
 }

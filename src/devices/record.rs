@@ -29,6 +29,8 @@ pub enum ApprovedVia {
     Owner,
     /// Nobody was asked: the client is on this host and holds the shared secret.
     Silent,
+    /// Someone with the right to do so had a setup code made, and the device used it.
+    SetupCode,
 }
 
 impl ApprovedVia {
@@ -37,12 +39,13 @@ impl ApprovedVia {
         match self {
             Self::Owner => "owner",
             Self::Silent => "silent",
+            Self::SetupCode => "bootstrap",
         }
     }
 
     /// Reads the word; `None` for any other.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Owner, Self::Silent].into_iter().find(|via| via.as_str() == text)
+        [Self::Owner, Self::Silent, Self::SetupCode].into_iter().find(|via| via.as_str() == text)
     }
 }
 

@@ -10,6 +10,7 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::record::{Approval, ApprovedVia, Claims, LastSeen, PairedDevice, PendingRequest, Token};
+use super::setup::{self, SetupCode};
 use crate::auth::device::{DeviceId, DeviceKey};
 use crate::clock::UnixMs;
 use crate::rpc::scope::{Role, Scope, ScopeSet};
@@ -17,7 +18,7 @@ use crate::secret::SecretHash;
 use crate::store::Schema;
 
 /// The schema of this domain.
-pub const SCHEMA: Schema = Schema { domain: "devices", steps: &[V1] };
+pub const SCHEMA: Schema = Schema { domain: "devices", steps: &[V1, V2] };
 
 const V1: &str = "
 CREATE TABLE device (
@@ -67,6 +68,22 @@ CREATE TABLE device_request (
     created_at_ms   INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX device_request_device ON device_request (device_id);
+";
+
+const V2: &str = "
+CREATE TABLE device_setup (
+    setup_id      TEXT PRIMARY KEY,
+    access        TEXT NOT NULL,
+    token_hash    TEXT,
+    bound_key     BLOB,
+    issuer        BLOB,
+    by_settings   INTEGER NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    device_id     BLOB,
+    device_name   TEXT,
+    used_at_ms    INTEGER,
+    delivered     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 const DEVICE: &str = "device_id, public_key, display_name, platform, device_family, client_id, client_mode, label,
@@ -253,6 +270,77 @@ pub(super) fn put_request(db: &Connection, request: &PendingRequest) -> rusqlite
 /// Deletes a request.
 pub(super) fn delete_request(db: &Connection, request_id: &str) -> rusqlite::Result<()> {
     db.prepare_cached("DELETE FROM device_request WHERE request_id = ?1")?.execute([request_id]).map(drop)
+}
+
+const CODE: &str =
+    "setup_id, access, token_hash, bound_key, issuer, by_settings, expires_at_ms, device_id, device_name,
+    used_at_ms, delivered";
+
+/// Every setup code, open or used.
+pub(super) fn codes(db: &Connection) -> rusqlite::Result<Vec<SetupCode>> {
+    db.prepare_cached(&format!("SELECT {CODE} FROM device_setup"))?.query_map([], code_row)?.collect()
+}
+
+/// One setup code.
+pub(super) fn code(db: &Connection, setup_id: &str) -> rusqlite::Result<Option<SetupCode>> {
+    db.prepare_cached(&format!("SELECT {CODE} FROM device_setup WHERE setup_id = ?1"))?
+        .query_row([setup_id], code_row)
+        .optional()
+}
+
+/// Writes a setup code, new or changed. Of a used one no hash is kept.
+pub(super) fn put_code(db: &Connection, code: &SetupCode) -> rusqlite::Result<()> {
+    let SetupCode { setup_id, access, issuer, expires_at, state } = code;
+    let (hash, key, outcome) = match state {
+        setup::State::Open { hash, key } => (Some(hash.to_hex()), key.as_ref(), None),
+        setup::State::Used(outcome) => (None, None, Some(outcome)),
+    };
+    db.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO device_setup ({CODE}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+    ))?
+    .execute((
+        setup_id,
+        access.as_str(),
+        hash,
+        key.map(DeviceKey::as_bytes),
+        issuer.device.as_ref().map(DeviceId::as_bytes),
+        issuer.by_settings,
+        ms(*expires_at),
+        outcome.map(|outcome| outcome.device.as_bytes()),
+        outcome.and_then(|outcome| outcome.name.as_deref()),
+        outcome.map(|outcome| ms(outcome.at)),
+        outcome.is_some_and(|outcome| outcome.delivered),
+    ))
+    .map(drop)
+}
+
+/// Deletes a setup code.
+pub(super) fn delete_code(db: &Connection, setup_id: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM device_setup WHERE setup_id = ?1")?.execute([setup_id]).map(drop)
+}
+
+fn code_row(row: &Row<'_>) -> rusqlite::Result<SetupCode> {
+    let device = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<[u8; 32]>>(at)?.map(DeviceId::from_bytes));
+    let state = match (hash(row, 2)?, device(7)?) {
+        (Some(hash), _) => {
+            let key = row.get_ref(3)? != ValueRef::Null;
+            setup::State::Open { hash, key: key.then(|| self::key(row, 3)).transpose()? }
+        }
+        (None, Some(device)) => setup::State::Used(setup::Outcome {
+            device,
+            name: row.get(8)?,
+            at: time(row, 9)?.unwrap_or_default(),
+            delivered: row.get(10)?,
+        }),
+        (None, None) => return Err(unreadable(row, 2, Type::Null)),
+    };
+    Ok(SetupCode {
+        setup_id: row.get(0)?,
+        access: parse(row, 1, setup::Access::parse)?,
+        issuer: setup::Issuer { device: device(4)?, by_settings: row.get(5)? },
+        expires_at: time(row, 6)?.unwrap_or_default(),
+        state,
+    })
 }
 
 fn device_row(row: &Row<'_>) -> rusqlite::Result<(PairedDevice, LastSeen)> {

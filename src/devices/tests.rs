@@ -107,7 +107,7 @@ async fn call(devices: &Devices, caller: &Arc<Connection>, method: &str, params:
     router.mount(devices, METHODS);
     let (params, mut out) = (params.to_string(), Vec::new());
     drain(caller);
-    router.route(caller, "\"1\"", method, Params::new(Some(Raw::new(&params).unwrap())), NOW, &mut out);
+    router.route(caller, "\"1\"", method, Params::new(Raw::new(&params).unwrap()), NOW, &mut out);
     let answer: Value = if out.is_empty() {
         std::future::poll_fn(|cx| match drain(caller).0.into_iter().find(|text| text["type"] == "res") {
             Some(answer) => Poll::Ready(answer),
@@ -500,4 +500,127 @@ async fn parameters_are_checked_strictly() {
         assert_eq!(error["code"], "INVALID_REQUEST");
         assert!(error["message"].as_str().unwrap().contains(expected), "{method}: {error}");
     }
+}
+
+fn redeeming(seed: u8, code: &IssuedCode, pairs: bool) -> Redeeming {
+    let PairingRequest { claims, .. } = asks(seed, Role::Node, &[]);
+    Redeeming { setup_id: code.setup_id.clone(), key: key(seed), role: Role::Node, claims, pairs }
+}
+
+async fn code(devices: &Devices, access: setup::Access) -> IssuedCode {
+    let issuer = setup::Issuer { device: None, by_settings: true };
+    devices.issue_code(access, ADMIN, issuer, NOW).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_code_is_good_for_ten_minutes_and_its_outcome_is_told_for_twenty() {
+    let store = Store::open_in_memory(&[SCHEMA]).unwrap();
+    let devices = open(&store);
+    let (used, lapses) = (code(&devices, setup::Access::Full).await, code(&devices, setup::Access::Full).await);
+    let end = NOW.plus(setup::TTL_MS);
+    assert_eq!(used.expires_at, end);
+    assert!(devices.code(lapses.token.expose(), UnixMs(end.0 - 1)).is_some());
+    assert!(devices.code(lapses.token.expose(), end).is_none());
+    assert!(devices.redeem(redeeming(1, &lapses, true), end).await.unwrap().is_none(), "not by its name either");
+    assert!(!devices.bind_code(&lapses.setup_id, key(1), end).await.unwrap());
+    assert!(devices.is_empty(), "nobody was paired by it");
+    let last = UnixMs(end.0 - 1);
+    let tokens = devices.redeem(redeeming(1, &used, true), last).await.unwrap().unwrap();
+    let roles: Vec<_> = tokens.iter().map(|(role, _)| *role).collect();
+    assert_eq!(roles, [Role::Node, Role::Operator]);
+    assert!(devices.redeem(redeeming(1, &used, true), last).await.unwrap().is_none(), "once");
+    let (_, outcome) = devices.code_outcome(&used.setup_id, last).unwrap();
+    assert!(!outcome.delivered && outcome.device == key(1).device_id());
+    devices.code_delivered(&used.setup_id).await;
+    let devices = open(&store);
+    assert!(devices.code_outcome(&used.setup_id, last).unwrap().1.delivered);
+    devices.tend(last.plus(setup::OUTCOME_TTL_MS + 1)).await;
+    assert!(devices.0.read().codes.is_empty() && open(&store).0.read().codes.is_empty(), "then they are forgotten");
+}
+
+#[tokio::test]
+async fn a_device_that_is_set_up_anew_has_new_tokens_and_the_old_ones_are_dead() {
+    let devices = devices();
+    let old = pair(&devices, 1, Role::Node, &[]).await;
+    let socket = own(&devices, 1, Role::Node, &[]);
+    let tokens = devices.redeem(redeeming(1, &code(&devices, setup::Access::Node).await, true), NOW).await;
+    let new = tokens.unwrap().unwrap().remove(0).1;
+    let id = key(1).device_id();
+    assert_eq!(devices.check_token(id, Role::Node, &old), TokenCheck::Rotated);
+    assert!(matches!(devices.check_token(id, Role::Node, new.token.expose()), TokenCheck::Ok { .. }));
+    assert!(socket.outbox.is_closing(), "whoever holds the old one may be why");
+    // Approved already, by somebody and for this role alone: the code brings the token and no more.
+    let tokens = devices.redeem(redeeming(1, &code(&devices, setup::Access::Full).await, false), NOW).await;
+    assert_eq!(tokens.unwrap().unwrap().len(), 1);
+    assert!(devices.facts(id).unwrap().approval(Role::Operator).is_none());
+    let stranger = devices.redeem(redeeming(2, &code(&devices, setup::Access::Full).await, false), NOW).await;
+    assert!(stranger.unwrap().is_none() && devices.facts(key(2).device_id()).is_none());
+}
+
+#[tokio::test]
+async fn a_code_makes_no_device_another_kind_of_device() {
+    let devices = devices();
+    pair(&devices, 1, Role::Node, &[]).await;
+    let code = code(&devices, setup::Access::Node).await;
+    let mut redeeming = redeeming(1, &code, true);
+    redeeming.claims.platform = "macos".into();
+    assert!(devices.redeem(redeeming, NOW).await.unwrap().is_none());
+    assert_eq!(&*devices.facts(key(1).device_id()).unwrap().claims.platform, "linux");
+    assert!(devices.code(code.token.expose(), NOW).is_some(), "it is as good as before");
+}
+
+#[tokio::test]
+async fn who_is_being_closed_has_no_code_made_any_more() {
+    let devices = devices();
+    let caller = operator(&devices, &["operator.admin"]);
+    let issuer = setup::Issuer { device: None, by_settings: true };
+    let by = Manager { connection: Some(caller.id), ..ADMIN };
+    devices.issue_code(setup::Access::Node, by, issuer, NOW).await.unwrap();
+    caller.close(crate::ws::close::CloseCode::AUTH_CHANGED, "changed");
+    devices.end_codes_by_settings().await;
+    assert!(devices.0.read().codes.is_empty());
+    let error = devices.issue_code(setup::Access::Node, by, issuer, NOW).await.unwrap_err();
+    assert!(matches!(error, PairingError::Denied(_)), "{error:?}");
+}
+
+const DAY_MS: u64 = 86_400_000;
+
+#[tokio::test]
+async fn s_66_a_token_that_has_ended_is_replaced_by_another_credential_and_its_sockets_close() {
+    let devices = devices();
+    let old = pair(&devices, 1, Role::Operator, &["operator.read"]).await;
+    let id = key(1).device_id();
+    let end = |devices: &Devices| devices.token_end(&devices.facts(id).unwrap(), Role::Operator);
+    assert_eq!(end(&devices), None, "without a setting it does not end");
+    devices.set_token_life(TokenLife { max_age_ms: Some(30 * DAY_MS), idle_ms: None });
+    let ends_at = NOW.plus(30 * DAY_MS);
+    assert_eq!(end(&devices), Some(ends_at));
+    let socket = own(&devices, 1, Role::Operator, &["operator.read"]);
+    let by_secret = connect(&devices, Grant::for_test(Role::Operator, scopes(&["operator.read"]), Some(key(1))));
+    devices.tend(UnixMs(ends_at.0 - 1)).await;
+    assert!(!socket.outbox.is_closing());
+    assert!(devices.ensure_token(id, Role::Operator, UnixMs(ends_at.0 - 1)).await.unwrap().is_none());
+    devices.tend(ends_at).await;
+    assert!(socket.outbox.is_closing() && !by_secret.outbox.is_closing());
+    let issued = devices.ensure_token(id, Role::Operator, ends_at).await.unwrap().expect("one in its place");
+    assert_eq!(devices.check_token(id, Role::Operator, &old), TokenCheck::Rotated);
+    assert!(matches!(devices.check_token(id, Role::Operator, issued.token.expose()), TokenCheck::Ok { .. }));
+    assert_eq!(end(&devices), Some(ends_at.plus(30 * DAY_MS)));
+}
+
+#[tokio::test]
+async fn s_66_who_stays_connected_is_not_idle() {
+    let devices = devices();
+    pair(&devices, 1, Role::Node, &[]).await;
+    devices.set_token_life(TokenLife { max_age_ms: None, idle_ms: Some(DAY_MS) });
+    let id = key(1).device_id();
+    let end = || devices.token_end(&devices.facts(id).unwrap(), Role::Node).unwrap();
+    assert_eq!(end(), NOW.plus(DAY_MS));
+    let socket = own(&devices, 1, Role::Node, &[]);
+    let later = NOW.plus(40 * DAY_MS);
+    devices.tend(later).await;
+    assert!(end() == later.plus(DAY_MS) && !socket.outbox.is_closing());
+    devices.0.hub.unregister(socket.id);
+    devices.tend(later.plus(40 * DAY_MS)).await;
+    assert_eq!(end(), later.plus(DAY_MS), "from then on it is");
 }

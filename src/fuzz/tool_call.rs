@@ -36,7 +36,7 @@ fn arguments(u: &mut Unstructured<'_>) -> Value {
         json!(pick(u, &odd))
     };
     if flip(u) {
-        let text = String::from_utf8_lossy(u.take_rest_of_text()).into_owned();
+        let text = String::from_utf8_lossy(rest(u)).into_owned();
         // What is not an object stays text, as `providers::reply` keeps it.
         return serde_json::from_str(&text).unwrap_or(Value::String(text));
     }
@@ -54,16 +54,10 @@ fn arguments(u: &mut Unstructured<'_>) -> Value {
     arguments
 }
 
-/// Text out of what is left.
-trait Rest {
-    fn take_rest_of_text(&mut self) -> &[u8];
-}
-
-impl Rest for Unstructured<'_> {
-    fn take_rest_of_text(&mut self) -> &[u8] {
-        let length = self.len();
-        self.bytes(length).unwrap_or_default()
-    }
+/// All bytes that are left.
+fn rest<'a>(u: &mut Unstructured<'a>) -> &'a [u8] {
+    let length = u.len();
+    u.bytes(length).unwrap_or_default()
 }
 
 /// See the module's head.

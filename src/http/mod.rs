@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -85,6 +87,10 @@ pub trait Site: Send + Sync + 'static {
     fn readiness(&self) -> Readiness;
     /// Milliseconds since the start.
     fn uptime_ms(&self) -> u64;
+    /// The `Strict-Transport-Security` that every answer is to have.
+    fn transport_security(&self) -> Option<HeaderValue> {
+        None
+    }
     /// Ends when no further request is waited for: the gateway stops, or needs the place of this socket.
     fn called_off(&self) -> impl Future<Output = ()> + Send;
     /// Whether a request for a page is one that an operator examines their proxy with: then it is noted, and answered
@@ -227,11 +233,23 @@ async fn answer<S: Site>(
             respond(request, peer, site, visit).await
         }
     };
-    result.unwrap_or_else(|reject| {
+    let mut answer = result.unwrap_or_else(|reject| {
         tracing::info!(peer = %peer.address, status = reject.status.as_u16(), reason = reject.reason, "http request refused");
         site.refused(&reject);
         reject.into_answer()
-    })
+    });
+    secure(answer.headers_mut(), site.transport_security());
+    answer
+}
+
+/// What every answer says, whatever it is: that it is what it is called, that where it was asked from is nobody's business,
+/// and what the operator says of TLS (RFC 6797).
+fn secure(headers: &mut HeaderMap, transport_security: Option<HeaderValue>) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if let Some(value) = transport_security {
+        headers.insert(STRICT_TRANSPORT_SECURITY, value);
+    }
 }
 
 /// What is no WebSocket: a page of ours, an endpoint of the API, or a file of the Control UI.

@@ -3,7 +3,7 @@
 //! The body says for people what happened and what to do; `reason` is for logs and counters.
 
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use hyper::Response;
 
 use super::Answer;
@@ -84,26 +84,27 @@ impl Reject {
         let mut answer = Response::new(Body::from(format!("{}\n", self.message)));
         *answer.status_mut() = self.status;
         let headers = answer.headers_mut();
-        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
-        headers.insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-        headers.insert(CONNECTION, http::HeaderValue::from_static("close"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
         if let Some((name, value)) = self.header {
-            headers.insert(name, http::HeaderValue::from_static(value));
+            headers.insert(name, HeaderValue::from_static(value));
         }
         answer
     }
 
     /// The response as raw bytes, for a socket that never gets as far as a request.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self, transport_security: Option<HeaderValue>) -> Vec<u8> {
+        let mut answer = self.clone().into_answer();
+        super::secure(answer.headers_mut(), transport_security);
         let body = format!("{}\n", self.message);
-        let extra = self.header.as_ref().map(|(name, value)| format!("{name}: {value}\r\n")).unwrap_or_default();
-        format!(
-            "HTTP/1.1 {} {}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n{extra}\r\n{body}",
-            self.status.as_u16(),
-            self.status.canonical_reason().unwrap_or_default(),
-            body.len(),
-        )
-        .into_bytes()
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16()).into_bytes();
+        for (name, value) in answer.headers() {
+            bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        bytes.extend(format!("content-length: {}\r\n\r\n{body}", body.len()).into_bytes());
+        bytes
     }
 }
 

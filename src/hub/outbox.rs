@@ -5,14 +5,15 @@
 //! used up, so the client sees the gap); when something that must arrive does not fit, the outbox closes
 //! itself with 1008 and gives its memory back. Nobody else ever waits for it.
 
+pub mod spare;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use bytes::Bytes;
-
 use crate::rpc::catalog::{Delivery, Event};
+use crate::wake::Home;
 use crate::ws::close::CloseCode;
 
 /// Bytes that may wait for all connections together.
@@ -53,7 +54,7 @@ impl Budget {
 #[derive(Debug)]
 pub struct EncodedEvent {
     event: &'static Event,
-    head: Bytes,
+    head: Vec<u8>,
 }
 
 impl EncodedEvent {
@@ -68,7 +69,7 @@ impl EncodedEvent {
             head.extend_from_slice(br#","stateVersion":"#);
             head.extend_from_slice(version);
         }
-        Self { event, head: head.into() }
+        Self { event, head }
     }
 
     /// Which event it is.
@@ -106,7 +107,7 @@ fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
 #[derive(Debug)]
 pub enum Item {
     /// A complete text: a response, or an event to this connection alone.
-    Text(Bytes),
+    Text(Vec<u8>),
     /// A shared event with this connection's number for it.
     Event(Arc<EncodedEvent>, u64),
     /// A WebSocket ping.
@@ -120,7 +121,8 @@ impl Item {
         // What a queued item costs beside its own bytes: the slot, and a share of the bookkeeping.
         const SLOT: usize = 48;
         SLOT + match self {
-            Self::Text(text) => text.len(),
+            // What it holds in memory, which may be more than it says.
+            Self::Text(text) => text.capacity(),
             Self::Event(event, _) => event.head.len() + 28,
             Self::Ping => 2,
             Self::Resume => 0,
@@ -139,6 +141,15 @@ pub enum Pushed {
     Refused,
 }
 
+/// What was more than there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuch {
+    /// Bytes there were, or would have been.
+    pub bytes: u64,
+    /// Bytes there may be.
+    pub limit: u64,
+}
+
 /// Why and how a connection is to be closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closing {
@@ -148,6 +159,8 @@ pub struct Closing {
     pub reason: String,
     /// Whether what waits is still to be written first.
     pub flush: bool,
+    /// What would have waited, where that is the reason.
+    pub too_much: Option<TooMuch>,
 }
 
 #[derive(Debug, Default)]
@@ -158,15 +171,19 @@ struct State {
     dropped: u64,
     closing: Option<Closing>,
     waker: Option<Waker>,
+    /// Where the driver runs.
+    home: Home,
     /// The driver cannot write now: pushes need not wake it, a close does.
     blocked: bool,
 }
 
 impl State {
+    #[inline]
     fn watch(&mut self, waker: &Waker, blocked: bool) {
         self.blocked = blocked;
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             self.waker = Some(waker.clone());
+            self.home = Home::here();
         }
     }
 }
@@ -205,7 +222,7 @@ impl Outbox {
     }
 
     /// Queues a complete text.
-    pub fn push_text(&self, text: impl Into<Bytes>) -> Pushed {
+    pub fn push_text(&self, text: impl Into<Vec<u8>>) -> Pushed {
         self.push(|_| Item::Text(text.into()), Delivery::Kept)
     }
 
@@ -253,7 +270,12 @@ impl Outbox {
             Pushed::Dropped
         } else {
             let reason = "slow consumer".to_owned();
-            self.close_locked(&mut state, Closing { code: CloseCode::POLICY_VIOLATION, reason, flush: false });
+            let limit = if fits { self.budget.limit } else { room };
+            let too_much = Some(TooMuch { bytes: (waiting + bytes) as u64, limit: limit as u64 });
+            self.close_locked(
+                &mut state,
+                Closing { code: CloseCode::POLICY_VIOLATION, reason, flush: false, too_much },
+            );
             Pushed::Refused
         }
     }
@@ -274,7 +296,7 @@ impl Outbox {
             && (first || state.closing.is_some())
             && let Some(waker) = &state.waker
         {
-            waker.wake_by_ref();
+            state.home.wake(waker);
         }
     }
 
@@ -475,7 +497,7 @@ mod tests {
         outbox.push_text("d");
         assert_eq!(woken(), 1, "written again, it listens again");
         outbox.watch_close(&waker);
-        outbox.close(Closing { code: CloseCode::POLICY_VIOLATION, reason: "x".into(), flush: true });
+        outbox.close(Closing { code: CloseCode::POLICY_VIOLATION, reason: "x".into(), flush: true, too_much: None });
         assert_eq!(woken(), 1, "a close is heard at any time");
     }
 
@@ -483,7 +505,7 @@ mod tests {
     fn an_orderly_close_lets_the_queue_out_first() {
         let outbox = outbox(1000);
         outbox.push_text("last words");
-        outbox.close(Closing { code: CloseCode::POLICY_VIOLATION, reason: "x".into(), flush: true });
+        outbox.close(Closing { code: CloseCode::POLICY_VIOLATION, reason: "x".into(), flush: true, too_much: None });
         let (texts, closing) = drain(&outbox);
         assert_eq!(texts, ["last words"]);
         assert!(closing.is_some());

@@ -215,7 +215,8 @@ fn row_of(connection: &Connection, now: UnixMs) -> Row {
         device_id,
         roles: vec![connection.grant.role()],
         scopes: connection.grant.scopes(),
-        ip: None,
+        // Of this host itself there is none to show.
+        ip: connection.remote_ip.map(|ip| ip.to_string().into()),
         last_input_seconds: None,
         tags: None,
     }

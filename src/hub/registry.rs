@@ -124,7 +124,7 @@ impl Connection {
 
     /// Closes it with a reason, after what waits has been written.
     pub fn close(&self, code: CloseCode, reason: impl Into<String>) {
-        self.outbox.close(Closing { code, reason: reason.into(), flush: true });
+        self.outbox.close(Closing { code, reason: reason.into(), flush: true, too_much: None });
     }
 }
 
@@ -304,6 +304,7 @@ impl Hub {
                     code: CloseCode::POLICY_VIOLATION,
                     reason: "no sign of life: a ping was not answered in time".to_owned(),
                     flush: false,
+                    too_much: None,
                 }),
             }
         }

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 use crate::task;
+use crate::wake::Post;
 
 /// What a worker runs for a socket.
 pub type Serve = dyn Fn(tokio::net::TcpStream, SocketAddr) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
@@ -88,7 +89,9 @@ impl Worker {
         let load = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&load);
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let post = Post::open();
             runtime.block_on(async move {
+                task::spawn("post", post.run());
                 while let Some((stream, peer)) = incoming.recv().await {
                     let placed = Placed(Arc::clone(&counter));
                     let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };

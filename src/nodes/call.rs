@@ -143,7 +143,7 @@ async fn answer_to(caller: &Connection) -> Result<Vec<u8>, String> {
             true
         });
         match (first, closing) {
-            (Some(text), _) => Poll::Ready(Ok(text.to_vec())),
+            (Some(text), _) => Poll::Ready(Ok(text)),
             (None, Some(closing)) => Poll::Ready(Err(closing.reason)),
             (None, None) => Poll::Pending,
         }

@@ -35,10 +35,10 @@ use super::{Inner, Nodes};
 use crate::auth::DeviceId;
 use crate::clock::UnixMs;
 use crate::hub::Connection;
-use crate::hub::outbox::Pushed;
+use crate::hub::outbox::{Pushed, spare};
 use crate::limits::INVOKE_TIMEOUT_MS;
 use crate::rpc::catalog::Event;
-use crate::rpc::dispatch::{Call, Outcome, Responder};
+use crate::rpc::dispatch::{Call, Outcome, Params, Responder};
 use crate::rpc::error::RpcError;
 use crate::rpc::json::{self, Raw, RawString};
 use crate::rpc::scope::Scope;
@@ -93,12 +93,12 @@ struct Asked<'a> {
     command: Cow<'a, str>,
     params: Option<Raw<'a>>,
     key: RawString<'a>,
-    timeout_ms: u64,
+    timeout_ms: u32,
     progress: bool,
 }
 
 impl<'a> Asked<'a> {
-    fn parse(params: &'a str) -> Result<Self, RpcError> {
+    fn parse(params: Params<'a>) -> Result<Self, RpcError> {
         // In the order in which clients write them. The last six are for the gateway's own bookkeeping of sessions.
         const KEYS: [&str; 11] = [
             "nodeId",
@@ -114,7 +114,7 @@ impl<'a> Asked<'a> {
             "turnSourceThreadId",
         ];
         let refuse = |what: String| RpcError::invalid(format!("invalid node.invoke params: {what}"));
-        let fields = json::fields(params, &KEYS).map_err(|error| refuse(error.to_string()))?;
+        let fields = params.fields(&KEYS).map_err(|error| refuse(error.to_string()))?;
         if let Some(key) = fields.duplicate {
             return Err(refuse(format!("at {key}: must not come twice")));
         }
@@ -172,9 +172,9 @@ fn trimmed(text: RawString<'_>) -> Cow<'_, str> {
 }
 
 /// Reads `timeoutMs`: a whole number, however it is written; 0 means no deadline; above [`MAX_TIMEOUT_MS`] it is cut.
-fn timeout(value: Raw<'_>) -> Result<u64, ()> {
+fn timeout(value: Raw<'_>) -> Result<u32, ()> {
     if let Some(ms) = value.as_u64() {
-        return Ok(ms.min(MAX_TIMEOUT_MS));
+        return Ok(ms.min(MAX_TIMEOUT_MS) as u32);
     }
     // `1e3`, `1.0`, more digits than 64 bits hold.
     let ms: f64 = value.as_str().parse().map_err(|_| ())?;
@@ -182,7 +182,7 @@ fn timeout(value: Raw<'_>) -> Result<u64, ()> {
     if !is_number || ms < 0.0 || (ms.is_finite() && ms.fract() != 0.0) {
         return Err(());
     }
-    Ok(ms.min(MAX_TIMEOUT_MS as f64) as u64)
+    Ok(ms.min(MAX_TIMEOUT_MS as f64) as u32)
 }
 
 /// A call that waits for its node.
@@ -191,7 +191,7 @@ pub(super) struct Waiting {
     responder: Responder,
     command: Arc<str>,
     key: RepeatKey,
-    timeout_ms: u64,
+    timeout_ms: u32,
     /// Whether the node has told of progress.
     heard: bool,
     /// What few calls need.
@@ -263,7 +263,7 @@ impl Request {
     fn new(session: &Session, command: &str, params: Option<&str>, asked: &Asked<'_>) -> Self {
         const HEAD: &[u8] = br#"{"type":"event","event":"node.invoke.request","payload":{"id":""#;
         let params_bytes = params.map_or(0, |params| params.len() + params.len() / 4);
-        let mut text = Vec::with_capacity(280 + command.len() + params_bytes + asked.key.as_str().len());
+        let mut text = spare::take(280 + command.len() + params_bytes + asked.key.as_str().len());
         text.extend_from_slice(HEAD);
         let id_at = text.len();
         text.extend_from_slice(&[b'0'; CALL_ID_BYTES]);
@@ -277,7 +277,7 @@ impl Request {
             json::push_string(params, &mut text);
         }
         text.extend_from_slice(br#","timeoutMs":"#);
-        push_number(asked.timeout_ms, &mut text);
+        push_number(asked.timeout_ms.into(), &mut text);
         text.extend_from_slice(br#","idempotencyKey":"#);
         text.extend_from_slice(asked.key.as_str().as_bytes());
         text.extend_from_slice(b"}}");
@@ -320,7 +320,7 @@ fn begin(
     system_run: fn(Option<Raw<'_>>) -> Result<guard::SystemRun, RpcError>,
 ) -> Result<Outcome, RpcError> {
     let inner = &*nodes.0;
-    let asked = Asked::parse(call.raw_params())?;
+    let asked = Asked::parse(call.unread_params())?;
     let session = inner.live.find(asked.node_id.as_bytes());
     let session = session.ok_or_else(|| inner.not_connected(DeviceId::parse(&asked.node_id)))?;
     let command = session.effective.load().command(&asked.command);
@@ -354,7 +354,7 @@ fn begin(
     let key = inner.repeats.key(caller, session.node_id, name, asked.key.inner());
     let now = deadline::now();
     let deadline = (asked.timeout_ms > 0).then(|| {
-        let at = now + Duration::from_millis(asked.timeout_ms);
+        let at = now + Duration::from_millis(asked.timeout_ms.into());
         (at, inner.deadlines.tick_after(at))
     });
     let received = call.now();
@@ -492,9 +492,10 @@ impl NodeError {
 }
 
 impl<'a> Answer<'a> {
-    fn parse(params: &'a str) -> Result<Self, RpcError> {
+    fn parse(params: Params<'a>) -> Result<Self, RpcError> {
         let refuse = |what: String| RpcError::invalid(format!("invalid node.invoke.result params: {what}"));
-        let fields = json::fields(params, &["id", "nodeId", "ok", "payloadJSON", "payload", "error"])
+        let fields = params
+            .fields(&["id", "nodeId", "ok", "payloadJSON", "payload", "error"])
             .map_err(|error| refuse(error.to_string()))?;
         if let Some(key) = fields.duplicate {
             return Err(refuse(format!("at {key}: must not come twice")));
@@ -522,7 +523,7 @@ impl<'a> Answer<'a> {
 /// `node.invoke.result`.
 pub(super) fn result(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     let inner = &*nodes.0;
-    let Answer { call_id, node_id, result } = Answer::parse(call.raw_params())?;
+    let Answer { call_id, node_id, result } = Answer::parse(call.unread_params())?;
     let session = inner.session_of(call.caller(), node_id)?;
     let waiting = session.as_ref().and_then(|session| inner.take_out(session, session.token(&call_id)?));
     let (Some(session), Some(waiting)) = (session, waiting) else {
@@ -540,7 +541,9 @@ pub(super) fn result(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError>
 /// `node.invoke.progress`.
 pub(super) fn progress(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     let refuse = |what: String| RpcError::invalid(format!("invalid node.invoke.progress params: {what}"));
-    let fields = json::fields(call.raw_params(), &["invokeId", "nodeId", "seq", "chunk"])
+    let fields = call
+        .unread_params()
+        .fields(&["invokeId", "nodeId", "seq", "chunk"])
         .map_err(|error| refuse(error.to_string()))?;
     if let Some(key) = fields.duplicate.or(fields.unknown) {
         return Err(refuse(format!("at {key}: unknown, or twice")));
@@ -648,7 +651,7 @@ impl Inner {
         let mut copy = None;
         responder.answer_with(bytes + command.len() + 200, |out| {
             let start = out.len();
-            write_answer(session, &command, payload, timeout_ms, out);
+            write_answer(session, &command, payload, timeout_ms.into(), out);
             let answer = &out[start..];
             self.repeats.end(key, answer, now);
             copy = (!joined.is_empty()).then(|| Answered::With(answer.to_vec()));

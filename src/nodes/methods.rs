@@ -148,10 +148,11 @@ fn plugin_tools(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     }
     let Params { tools } = published(&call, "node.pluginTools.update")?;
     let session = nodes.0.live.of(call.caller()).ok_or_else(unknown_node)?;
-    let tools = if nodes.0.settings.load().plugin_tools { publications::tools(tools) } else { Vec::new() };
+    let tools = publications::tools(tools);
     let visible = {
         let mut published = session.publications();
-        published.tools = tools;
+        // Asked under the lock: who switches it off empties the list under it afterwards.
+        published.tools = if nodes.0.settings.load().plugin_tools { tools } else { Vec::new() };
         published.visible_tools(&session.effective.load().surface)
     };
     nodes.0.known().touch(session.node_id);
@@ -170,9 +171,11 @@ fn skills(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     }
     let Params { skills } = published(&call, "node.skills.update")?;
     let session = nodes.0.live.of(call.caller()).ok_or_else(unknown_node)?;
-    let skills = if nodes.0.settings.load().allow_skills { publications::skills(skills) } else { Vec::new() };
-    let answer = json!({"nodeId": session.node_id.to_string(), "skills": skills});
-    session.publications().skills = skills;
+    let skills = publications::skills(skills);
+    let mut published = session.publications();
+    published.skills = if nodes.0.settings.load().allow_skills { skills } else { Vec::new() };
+    let answer = json!({"nodeId": session.node_id.to_string(), "skills": published.skills});
+    drop(published);
     call.answer(&answer)
 }
 

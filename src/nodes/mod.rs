@@ -308,18 +308,36 @@ impl Nodes {
         note(session.node_id, self.keep(session.node_id, move |record| record.disconnected_at = Some(now)));
     }
 
-    /// Takes other settings into effect, also for nodes that are connected.
-    pub fn configure(&self, settings: NodePolicy) {
+    /// Takes other settings into effect, also for nodes that are connected. False when they are as before.
+    pub fn configure(&self, settings: NodePolicy) -> bool {
         let inner = &*self.0;
-        inner.policy.store(Arc::new(settings.commands()));
-        inner.settings.store(Arc::new(settings));
+        if **inner.settings.load() == settings {
+            return false;
+        }
+        let (plugin_tools, allow_skills) = (settings.plugin_tools, settings.allow_skills);
+        {
+            // A node that joins holds this from the look at the policy until it is among the connected.
+            let _known = inner.known();
+            inner.policy.store(Arc::new(settings.commands()));
+            inner.settings.store(Arc::new(settings));
+        }
         for session in inner.live.all() {
             let node_id = session.node_id;
+            {
+                let mut published = session.publications();
+                if !plugin_tools {
+                    published.tools.clear();
+                }
+                if !allow_skills {
+                    published.skills.clear();
+                }
+            }
             if inner.take_into_effect(&mut inner.known(), node_id) {
                 let noting = self.note_session(Arc::clone(&session.connection), node_id, false, UnixMs::now());
                 note(node_id, noting);
             }
         }
+        true
     }
 
     /// How many nodes are connected.

@@ -112,7 +112,7 @@ impl World {
     /// Sends a request; its answer, if it is there at once.
     fn send(&self, caller: &Arc<Connection>, method: &str, params: &Value) -> Option<Result<Value, Value>> {
         let (params, mut out) = (params.to_string(), Vec::new());
-        self.router.route(caller, "\"1\"", method, Params::new(Some(Raw::new(&params).unwrap())), NOW, &mut out);
+        self.router.route(caller, "\"1\"", method, Params::new(Raw::new(&params).unwrap()), NOW, &mut out);
         (!out.is_empty()).then(|| result(serde_json::from_slice(&out).unwrap()))
     }
 

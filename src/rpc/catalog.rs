@@ -127,6 +127,11 @@ events! {
     DEVICE_PAIR_REQUESTED = "device.pair.requested", Audience::Holders(Scope::Pairing), Kept;
     /// It was approved, rejected, or has lapsed.
     DEVICE_PAIR_RESOLVED = "device.pair.resolved", Audience::Holders(Scope::Pairing), Kept;
+    /// A device has used a setup code, and has its tokens.
+    DEVICE_PAIR_SETUP_COMPLETED = "device.pair.setup.completed", Audience::Holders(Scope::Pairing), Droppable;
+    /// A device has used a setup code, and left before it had its tokens.
+    DEVICE_PAIR_SETUP_DELIVERY_UNCERTAIN =
+        "device.pair.setup.deliveryUncertain", Audience::Holders(Scope::Pairing), Droppable;
     /// A node's resource snapshot.
     NODE_HOST_STATS = "node.hostStats", Audience::Holders(Scope::Read), Droppable;
     /// A node's user is active, or not.

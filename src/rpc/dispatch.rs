@@ -5,6 +5,8 @@
 //! [`Responder`] and answers later. Either way every request gets exactly one response: a responder that
 //! is dropped answers for itself.
 
+mod respond;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
@@ -15,13 +17,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{self, Access};
+use super::envelope::Request;
 use super::error::{ErrorCode, RpcError};
-use super::json::Raw;
+use super::json::{self, Fields, JsonError, Members, Raw};
 use super::scope::Role;
 use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
-use crate::hub::outbox::Pushed;
 use crate::task;
+
+pub use respond::{Hold, Responder, write_error, write_ok};
 
 /// What a handler did with a call.
 #[must_use]
@@ -49,7 +53,10 @@ pub struct Method<S> {
 
 /// The parameters of a call: JSON that the envelope scanner has validated, not yet looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct Params<'a>(Option<Raw<'a>>);
+pub struct Params<'a> {
+    json: Option<Raw<'a>>,
+    members: Option<&'a Members>,
+}
 
 thread_local! {
     /// What typed parsing works in: the parser overwrites its input, and the frame must stay as it is.
@@ -60,15 +67,32 @@ thread_local! {
 const KEPT_BYTES: usize = 64 * 1024;
 
 impl<'a> Params<'a> {
-    /// Wraps the span of `params`; `None` when the request had none, which means `{}`.
-    pub const fn new(json: Option<Raw<'a>>) -> Self {
-        Self(json)
+    /// Those of a request. It may have none, which means `{}`.
+    pub const fn of(request: &'a Request<'a>) -> Self {
+        Self { json: request.params, members: Some(&request.members) }
+    }
+
+    /// Wraps JSON that came in no frame.
+    pub const fn new(json: Raw<'a>) -> Self {
+        Self { json: Some(json), members: None }
     }
 
     /// The raw JSON.
     pub fn raw(self) -> &'a str {
         // `null` is how some clients write that there are none.
-        self.0.filter(|json| !json.is_null()).map_or("{}", Raw::as_str)
+        self.json.filter(|json| !json.is_null()).map_or("{}", Raw::as_str)
+    }
+
+    /// The values of `keys` as they stand, as by [`json::fields`]; mostly without another look at the text.
+    ///
+    /// # Errors
+    /// They are not an object.
+    #[inline]
+    pub fn fields<const N: usize>(self, keys: &[&str; N]) -> Result<Fields<'a, N>, JsonError> {
+        match self.json.zip(self.members).and_then(|(json, members)| members.fields(json, keys)) {
+            Some(fields) => Ok(fields),
+            None => json::fields(self.raw(), keys),
+        }
     }
 
     /// Parses into `T`. The error names the path.
@@ -135,7 +159,7 @@ impl<'a> Call<'a> {
         now: UnixMs,
         out: &'a mut Vec<u8>,
     ) -> Self {
-        Self { caller, method, id: "\"internal\"", params: Params::new(Some(params)), now, out }
+        Self { caller, method, id: "\"internal\"", params: Params::new(params), now, out }
     }
 
     /// Who calls.
@@ -151,6 +175,11 @@ impl<'a> Call<'a> {
     /// The raw JSON of the parameters.
     pub fn raw_params(&self) -> &'a str {
         self.params.raw()
+    }
+
+    /// The parameters, not looked at.
+    pub const fn unread_params(&self) -> Params<'a> {
+        self.params
     }
 
     /// Takes the parameters as `T`.
@@ -194,13 +223,13 @@ impl<'a> Call<'a> {
 
     /// Takes the call away, to be answered later from anywhere.
     pub fn later(self) -> Responder {
-        Responder { caller: Arc::clone(self.caller), method: self.method, id: self.id.into(), answered: false }
+        Responder::new(Arc::clone(self.caller), self.method, self.id)
     }
 
     /// Keeps the later requests of this connection waiting, for a call that changes what they are judged by. The handler
     /// then returns [`Outcome::Held`].
     pub fn hold(&self) -> Hold {
-        Hold(Arc::clone(self.caller))
+        Hold::new(Arc::clone(self.caller))
     }
 
     /// Answers later with what `future` gives.
@@ -219,110 +248,6 @@ impl<'a> Call<'a> {
         });
         Ok(Outcome::Later)
     }
-}
-
-/// Keeps the requests of a connection waiting until it is dropped; see [`Call::hold`]. To be dropped after everything
-/// that the call is about: the answer, and the close if there is one.
-#[derive(Debug)]
-#[must_use]
-pub struct Hold(Arc<Connection>);
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.0.outbox.push_resume();
-    }
-}
-
-/// The right to answer one call, once. Dropped unused it answers `UNAVAILABLE`, so that no caller hangs.
-#[derive(Debug)]
-pub struct Responder {
-    caller: Arc<Connection>,
-    method: &'static str,
-    id: Box<str>,
-    answered: bool,
-}
-
-impl Responder {
-    /// Who called.
-    pub const fn caller(&self) -> &Arc<Connection> {
-        &self.caller
-    }
-
-    /// Says `payload` to a caller that waits for more: a response under the same id, of which another one follows.
-    pub fn interim(&self, payload: &impl Serialize) -> Pushed {
-        let json = crate::hub::registry::encode(payload);
-        let mut out = Vec::with_capacity(json.len() + self.id.len() + 48);
-        let _: Result<(), RpcError> = write_ok(&mut out, &self.id, |out| {
-            out.extend_from_slice(&json);
-            Ok(())
-        });
-        self.caller.outbox.push_text(out)
-    }
-
-    /// Answers with `payload`.
-    pub fn answer(self, payload: &impl Serialize) -> Pushed {
-        match serde_json::to_vec(payload) {
-            Ok(json) => self.answer_with(json.len(), |out| out.extend_from_slice(&json)),
-            Err(error) => self.fail(&RpcError::unavailable(format!("the answer could not be encoded: {error}"))),
-        }
-    }
-
-    /// Answers with what `write` appends: one JSON value of about `size_hint` bytes.
-    pub fn answer_with(mut self, size_hint: usize, write: impl FnOnce(&mut Vec<u8>)) -> Pushed {
-        self.answered = true;
-        let mut out = Vec::with_capacity(size_hint + self.id.len() + 48);
-        // The closure cannot fail, so neither can this.
-        let _: Result<(), RpcError> = write_ok(&mut out, &self.id, |out| {
-            write(out);
-            Ok(())
-        });
-        self.caller.outbox.push_text(out)
-    }
-
-    /// Answers with an error.
-    pub fn fail(mut self, error: &RpcError) -> Pushed {
-        self.answered = true;
-        log_refusal(&self.caller, self.method, error);
-        let mut out = Vec::with_capacity(256);
-        write_error(&mut out, &self.id, error);
-        self.caller.outbox.push_text(out)
-    }
-}
-
-impl Drop for Responder {
-    fn drop(&mut self) {
-        if !self.answered {
-            let mut out = Vec::with_capacity(256);
-            let error = RpcError::unavailable("the gateway gave this call up; see its log").retryable(false);
-            write_error(&mut out, &self.id, &error);
-            self.caller.outbox.push_text(out);
-        }
-    }
-}
-
-/// Appends a response with a payload: `{"type":"res","id":..,"ok":true,"payload":..}`. On an error nothing
-/// is appended.
-pub fn write_ok(
-    out: &mut Vec<u8>,
-    id: &str,
-    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), RpcError>,
-) -> Result<(), RpcError> {
-    let start = out.len();
-    out.extend_from_slice(br#"{"type":"res","id":"#);
-    out.extend_from_slice(id.as_bytes());
-    out.extend_from_slice(br#","ok":true,"payload":"#);
-    payload(out).inspect_err(|_| out.truncate(start))?;
-    out.push(b'}');
-    Ok(())
-}
-
-/// Appends a response with an error.
-pub fn write_error(out: &mut Vec<u8>, id: &str, error: &RpcError) {
-    out.extend_from_slice(br#"{"type":"res","id":"#);
-    out.extend_from_slice(id.as_bytes());
-    out.extend_from_slice(br#","ok":false,"error":"#);
-    out.extend_from_slice(&crate::hub::registry::encode(error));
-    out.push(b'}');
 }
 
 type Mounted = Box<dyn Fn(Call<'_>) -> Result<Outcome, RpcError> + Send + Sync>;
@@ -515,7 +440,7 @@ mod tests {
         let caller = hub.register(hub.next_id(), grant, Client::default(), None, UnixMs(0));
         let mut router = Router::default();
         router.mount(&42, METHODS);
-        let (params, mut out) = (Params::new(Some(Raw::new(params).unwrap())), Vec::new());
+        let (params, mut out) = (Params::new(Raw::new(params).unwrap()), Vec::new());
         let routed = router.route(&caller, "\"1\"", method, params, UnixMs(0), &mut out);
         let answer = if out.is_empty() { Value::Null } else { serde_json::from_slice(&out).unwrap() };
         (routed, answer, caller)

@@ -14,7 +14,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::json::{self, JsonError, Key, Raw, RawString};
+use super::json::{self, JsonError, Key, Members, Raw, RawString};
 
 /// Bytes that a request id may have between its quotes. The gateway echoes it and keeps it while it works.
 pub const MAX_ID_BYTES: usize = 256;
@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub method: Cow<'a, str>,
     /// Any JSON value; an absent one means `{}`.
     pub params: Option<Raw<'a>>,
+    /// Where the members of `params` stand in it, if that is an object.
+    pub members: Members,
     /// W3C trace context, at most 128 characters.
     pub traceparent: Option<RawString<'a>>,
     /// The profile that the caller believes to talk to, 1 to 128 characters.
@@ -45,7 +47,9 @@ impl<'a> Request<'a> {
     /// The text is not JSON or not a request. Where the id can be told all the same, the error has it, so that
     /// the caller gets an answer.
     pub fn parse(text: &'a str) -> Result<Self, EnvelopeError<'a>> {
-        let fields = json::fields(text, &["type", "id", "method", "params", "traceparent", "expectedProfileId"])?;
+        const KEYS: [&str; 6] = ["type", "id", "method", "params", "traceparent", "expectedProfileId"];
+        const PARAMS: usize = 3;
+        let (fields, members) = json::fields_and_members(text, &KEYS, PARAMS)?;
         let [kind, id, method, params, traceparent, expected_profile_id] = fields.values;
         let read = || {
             if let Some(key) = fields.duplicate {
@@ -63,6 +67,7 @@ impl<'a> Request<'a> {
                 id: read_id(id)?,
                 method: read_name("method", method)?,
                 params,
+                members,
                 traceparent: read_tag("traceparent", 0, traceparent)?,
                 expected_profile_id: read_tag("expectedProfileId", 1, expected_profile_id)?,
             })

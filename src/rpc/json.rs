@@ -10,12 +10,15 @@
 //!
 //! Start with [`fields`].
 
+mod fields;
 mod scan;
 mod string;
 
 use std::borrow::Cow;
 
-pub use scan::{Fields, Key, fields, validate};
+pub(in crate::rpc) use fields::fields_and_members;
+pub use fields::{Fields, Key, Members, fields};
+pub use scan::validate;
 pub use string::{push_string, splice};
 
 /// One valid JSON value as it stood in its text, without space around it.

@@ -5,20 +5,24 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::doctor::{self, Doctor};
-use super::hello::{Hello, IssuedToken};
+use super::hello::Hello;
+use super::in_force::{Applied, InForce};
+use super::large;
 use super::own_addresses::OwnAddresses;
+use super::presented::Presented;
 use crate::api::Api;
 use crate::auth::client::Client as ClientClaims;
-use crate::auth::device::SignedDevice;
+use crate::auth::device::{DeviceKey, SignedDevice};
 use crate::auth::explain::explain;
 use crate::auth::ingress::Listener;
 use crate::auth::pairing::PairingNeeded;
@@ -26,14 +30,14 @@ use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::standing::stands;
 use crate::auth::tailscale::Whois;
 use crate::auth::{
-    self, ApprovedRole, AuthMode, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant, HeaderView,
-    Policy, RateLimits, Surface, Verdict,
+    self, ApprovedRole, AuthMode, BootstrapCode, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant,
+    HeaderView, Policy, RateLimits, Surface, Verdict,
 };
 use crate::clock::{UnixMs, monotonic_s};
 use crate::conn::connect::{ConnectParams, PROTOCOL, PROTOCOL_PREVIOUS};
 use crate::conn::{Accepted, CalledOff, Connecting, End, EndedBy, Refused, Service, Socket};
 use crate::devices::record::{Claims, PairedDevice, Token};
-use crate::devices::{PairingError, PairingRequest, Requested};
+use crate::devices::{Devices, PairingError, PairingRequest, Redeemed, Requested};
 use crate::http::Readiness;
 use crate::http::api::BodyRoom;
 use crate::http::files::Files;
@@ -59,20 +63,20 @@ const DECISIONS: usize = 8;
 /// Everything behind the door.
 #[derive(Debug)]
 pub struct Admission {
-    pub(super) policy: ArcSwap<Policy>,
+    pub(super) policy: InForce,
     pub(super) limits: RateLimits,
     pub(super) own_addresses: OwnAddresses,
     /// When the log last told of a client with another secret.
     mismatch_said_s: AtomicU32,
-    tailscale: LocalApi,
+    tailscale: Arc<LocalApi>,
     hub: Hub,
     domains: Domains,
     router: Router,
     hello: Hello,
     readiness: AtomicU8,
     preauth: Preauth,
-    /// Other settings are in force, and not every connection has been looked at yet.
-    changing: AtomicBool,
+    /// `gateway.http.securityHeaders.strictTransportSecurity`, for every answer.
+    transport_security: ArcSwapOption<HeaderValue>,
     handshake_timeout: Duration,
     shutdown: Shutdown,
     doctor: Doctor,
@@ -91,7 +95,7 @@ impl Admission {
     pub fn new(
         policy: Policy,
         limits: RateLimits,
-        tailscale: LocalApi,
+        tailscale: Arc<LocalApi>,
         preauth: Preauth,
         handshake_timeout: Duration,
         shutdown: Shutdown,
@@ -101,7 +105,7 @@ impl Admission {
     ) -> Self {
         let hello = Hello::new(&router);
         Self {
-            policy: ArcSwap::from_pointee(policy),
+            policy: InForce::new(policy),
             limits,
             own_addresses: OwnAddresses::default(),
             mismatch_said_s: AtomicU32::new(0),
@@ -112,7 +116,7 @@ impl Admission {
             hello,
             readiness: AtomicU8::new(Readiness::Starting as u8),
             preauth,
-            changing: AtomicBool::new(false),
+            transport_security: ArcSwapOption::empty(),
             handshake_timeout,
             shutdown,
             doctor: Doctor::default(),
@@ -140,24 +144,26 @@ impl Admission {
         self.readiness.store(readiness as u8, Ordering::Release);
     }
 
+    /// Sets the `Strict-Transport-Security` of the answers from now on; `None` sends none.
+    pub fn set_transport_security(&self, value: Option<&str>) {
+        // What is no header value has been refused with the configuration.
+        let value = value.map(str::trim).filter(|value| !value.is_empty());
+        self.transport_security.store(value.and_then(|value| HeaderValue::from_str(value).ok()).map(Arc::new));
+    }
+
+    /// The `Strict-Transport-Security` of an answer.
+    pub fn transport_security(&self) -> Option<HeaderValue> {
+        self.transport_security.load().as_deref().cloned()
+    }
+
     /// Puts other settings in force, and closes the connections whose right has gone with the old ones. `None` when who
     /// gets in is as before. One caller at a time.
     pub fn apply(&self, policy: Policy, limits: RateLimitPolicy) -> Option<Applied> {
         self.limits.set_policy(limits);
-        let policy = Arc::new(policy.succeeding(&self.policy.load())?);
-        // From here on each request is judged by itself, until all connections have been.
-        self.changing.store(true, Ordering::Release);
-        self.policy.store(Arc::clone(&policy));
-        let mut closed = 0;
-        for connection in self.hub.connections() {
-            if let Err(lost) = stands(&connection.grant, &policy) {
-                connection.close(CloseCode::AUTH_CHANGED, lost.reason());
-                closed += 1;
-            }
-        }
-        self.changing.store(false, Ordering::Release);
-        self.applied.send_replace(policy.generation);
-        Some(Applied { generation: policy.generation, closed })
+        let change = self.policy.replace(policy)?;
+        let applied = change.look_at_all(&self.hub);
+        self.applied.send_replace(applied.generation);
+        Some(applied)
     }
 
     /// Ends when `grant` has lost its right by other settings. Cancel safe.
@@ -167,18 +173,6 @@ impl Admission {
             // The sender is ours.
             if applied.changed().await.is_err() {
                 return;
-            }
-        }
-    }
-
-    /// Whether a connection still has its right while settings change; closes it if not.
-    #[cold]
-    fn keeps_its_right(&self, connection: &Connection) -> bool {
-        match stands(&connection.grant, &self.policy.load()) {
-            Ok(()) => true,
-            Err(lost) => {
-                connection.close(CloseCode::AUTH_CHANGED, lost.reason());
-                false
             }
         }
     }
@@ -227,6 +221,7 @@ impl Admission {
         socket: &Socket,
         params: &ConnectParams,
         whois: Option<&localapi::Answer>,
+        code: Option<&BootstrapCode>,
         now: UnixMs,
     ) -> (Decision, Verdict) {
         let policy = self.policy.load();
@@ -235,19 +230,16 @@ impl Admission {
         let verdict = socket.verdict;
         let whois = whois.map(|answer| answer.as_ref().map_or(Whois::Failed, |login| Whois::Login(login)));
         let device_id = params.device.as_ref().and_then(|device| DeviceId::parse(&device.id));
-        let paired = device_id.and_then(|id| self.domains.devices.facts(id)).map(|facts| as_evidence(&facts));
+        let paired = device_id
+            .and_then(|id| self.domains.devices.facts(id))
+            .map(|facts| as_evidence(&self.domains.devices, &facts));
         let scopes: Option<Vec<&str>> = params.scopes.as_ref().map(|all| all.iter().map(String::as_str).collect());
         // Only of a proxy it matters whether it is this host under another name.
         let own = matches!(policy.mode, AuthMode::TrustedProxy { .. }).then(|| self.own_addresses.current());
         let own = own.as_ref().and_then(|own| own.list.as_deref());
         let evidence = Evidence {
             request: Self::request(socket, params, headers, whois, own),
-            client: ClientClaims {
-                id: &params.client.id,
-                mode: &params.client.mode,
-                platform: &params.client.platform,
-                device_family: params.client.device_family.as_deref().unwrap_or_default(),
-            },
+            client: claims(params),
             role: params.role.as_deref(),
             scopes: scopes.as_deref(),
             device: params.device.as_ref().map(|device| SignedDevice {
@@ -259,7 +251,7 @@ impl Admission {
             }),
             challenge: &socket.nonce,
             paired: paired.as_ref(),
-            bootstrap: None,
+            bootstrap: code,
             generation: socket.generation,
         };
         (auth::authorize(&evidence, &policy, &self.limits, now), verdict)
@@ -271,15 +263,25 @@ impl Admission {
             return Err(protocol_mismatch(&params));
         };
         let whois = self.whois(&socket, &params).await;
-        let mut token = None;
+        let mut tokens = Vec::new();
+        let mut code = Presented::None;
         for _ in 0..DECISIONS {
             let now = UnixMs::now();
             let cut_offs = self.domains.devices.cut_offs();
-            let (decision, verdict) = self.decide(&socket, &params, whois.as_ref(), now);
+            code.look_up(&self.domains.devices, &params, now);
+            let (decision, verdict) = self.decide(&socket, &params, whois.as_ref(), code.as_evidence(), now);
             match decision {
                 Decision::Granted(grant) => {
+                    if let (auth::Method::BootstrapToken, Some(key), false) =
+                        (grant.method(), grant.device_key(), code.is_used())
+                    {
+                        let claims = pairing_claims(&params, grant.platform().into(), grant.device_family());
+                        self.redeem(&mut code, &mut tokens, key, grant.role(), claims, now).await?;
+                        continue;
+                    }
                     let decided = Decided { grant, verdict, cut_offs };
-                    if let Some(accepted) = self.open(&socket, &params, decided, protocol, &mut token, now).await? {
+                    if let Some(accepted) = self.open(&socket, &params, decided, protocol, &mut tokens, now).await? {
+                        code.delivered();
                         return Ok(accepted);
                     }
                 }
@@ -300,13 +302,21 @@ impl Admission {
                 }
                 Decision::NeedsPairing(needed) => {
                     let asks = pairing_request(&needed, &params);
+                    if needed.method == auth::Method::BootstrapToken && !code.is_used() {
+                        if needed.silent && code.pairs() {
+                            self.redeem(&mut code, &mut tokens, asks.key, asks.role, asks.claims, now).await?;
+                            continue;
+                        }
+                        // It waits with the code as its proof, which is nobody else's from here on.
+                        let kept = code.keep_for(&self.domains.devices, asks.key, now).await;
+                        if !kept.map_err(|error| unpaired(&error))? {
+                            continue;
+                        }
+                    }
                     match self.domains.devices.request(asks, now).await {
                         Ok(Requested::Covered) => {}
-                        Ok(Requested::Paired { token: issued }) => {
-                            token = issued.map(|issued| IssuedToken {
-                                token: issued.token.expose().to_owned(),
-                                issued_at: issued.issued_at,
-                            });
+                        Ok(Requested::Paired { token }) => {
+                            tokens = token.map(|token| (needed.role, token)).into_iter().collect()
                         }
                         Ok(Requested::Pending { request_id, .. }) => {
                             self.deny(&socket, "pairing_required");
@@ -326,6 +336,23 @@ impl Admission {
         }
         self.deny(&socket, "approval_changing");
         Err(refused(RpcError::unavailable("the device's approval keeps changing; try again").retryable(true)))
+    }
+
+    /// Uses the client's setup code up. When somebody was faster with it, that shows in the next decision.
+    async fn redeem(
+        &self,
+        code: &mut Presented,
+        tokens: &mut Redeemed,
+        key: DeviceKey,
+        role: Role,
+        claims: Claims,
+        now: UnixMs,
+    ) -> Result<(), Refused> {
+        let issued = code.redeem(&self.domains.devices, key, role, claims, now).await;
+        if let Some(issued) = issued.map_err(|error| unpaired(&error))? {
+            *tokens = issued;
+        }
+        Ok(())
     }
 
     /// Says to both sides of a mismatch where this side has its secret from. The fingerprints go to the log alone: they
@@ -355,14 +382,14 @@ impl Admission {
     }
 
     /// Takes a client in that was granted entry; `None` when rights were taken back meanwhile, and it must be decided
-    /// again whether its was among them. `token` is what it was given so far.
+    /// again whether its was among them. `tokens` is what it was given so far.
     async fn open(
         &self,
         socket: &Socket,
         params: &ConnectParams,
         decided: Decided,
         protocol: u32,
-        token: &mut Option<IssuedToken>,
+        tokens: &mut Redeemed,
         now: UnixMs,
     ) -> Result<Option<Accepted>, Refused> {
         let Decided { grant, verdict, cut_offs } = decided;
@@ -374,7 +401,8 @@ impl Admission {
                 // One that was rotated away since it was issued is replaced by the one that came after it.
                 let issued = self.domains.devices.ensure_token(device, grant.role(), now).await;
                 if let Some(issued) = issued.map_err(|error| unpaired(&error))? {
-                    *token = Some(IssuedToken { token: issued.token.expose().to_owned(), issued_at: issued.issued_at });
+                    tokens.retain(|(role, _)| *role != grant.role());
+                    tokens.push((grant.role(), issued));
                 }
             }
         }
@@ -402,9 +430,9 @@ impl Admission {
         if let Some(declared) = declared {
             self.domains.nodes.connected(&connection, declared, now).await.map_err(refused)?;
         }
-        let token = token.as_ref().filter(|_| issues_token);
+        let tokens = if issues_token { tokens.as_slice() } else { &[] };
         let mode = self.policy.load().mode.as_str();
-        let hello = self.hello.payload(&connection, protocol, token, mode, &self.domains.system, &self.hub, now);
+        let hello = self.hello.payload(&connection, protocol, tokens, mode, &self.domains.system, &self.hub, now);
         std::mem::forget(registered);
         Ok(Some(Accepted { connection, hello }))
     }
@@ -422,15 +450,6 @@ impl Admission {
         self.domains.sessions.disconnected(connection);
         self.hub.unregister(connection.id);
     }
-}
-
-/// Settings that were put in force.
-#[derive(Clone, Copy, Debug)]
-pub struct Applied {
-    /// Their generation.
-    pub generation: u64,
-    /// Connections that lost their right.
-    pub closed: usize,
 }
 
 /// A decision to let someone in, and what had been taken back by then.
@@ -485,12 +504,15 @@ pub(super) fn header_lines(head: &http::request::Parts) -> Vec<(&str, &[u8])> {
 }
 
 /// A device's record as the rules read it.
-fn as_evidence(device: &PairedDevice) -> auth::PairedDevice {
+fn as_evidence(devices: &Devices, device: &PairedDevice) -> auth::PairedDevice {
     let approved = |role| {
         device.approval(role).filter(|approval| !approval.is_revoked()).map(|approval| ApprovedRole {
             scopes: approval.scopes,
             token: match approval.token {
-                Token::Live { hash, .. } => Some(DeviceToken { hash, scopes: approval.token_scopes, expires_at: None }),
+                Token::Live { hash, .. } => {
+                    let expires_at = devices.token_end(device, role);
+                    Some(DeviceToken { hash, scopes: approval.token_scopes, expires_at })
+                }
                 Token::Unissued | Token::Revoked { .. } => None,
             },
         })
@@ -504,19 +526,34 @@ fn as_evidence(device: &PairedDevice) -> auth::PairedDevice {
     }
 }
 
-fn pairing_request(needed: &PairingNeeded, params: &ConnectParams) -> PairingRequest {
+/// Who a client says it is, as the rules read it.
+pub(super) fn claims(params: &ConnectParams) -> ClientClaims<'_> {
+    ClientClaims {
+        id: &params.client.id,
+        mode: &params.client.mode,
+        platform: &params.client.platform,
+        device_family: params.client.device_family.as_deref().unwrap_or_default(),
+    }
+}
+
+/// What of it is kept; platform and family only as far as they are believed.
+fn pairing_claims(params: &ConnectParams, platform: Box<str>, device_family: &str) -> Claims {
     let client = &params.client;
+    Claims {
+        display_name: client.display_name.as_deref().map(Into::into),
+        platform,
+        device_family: Some(device_family).filter(|family| !family.is_empty()).map(Into::into),
+        client_id: client.id.as_str().into(),
+        client_mode: client.mode.as_str().into(),
+    }
+}
+
+fn pairing_request(needed: &PairingNeeded, params: &ConnectParams) -> PairingRequest {
     PairingRequest {
         key: needed.device.key,
         role: needed.role,
         scopes: needed.scopes,
-        claims: Claims {
-            display_name: client.display_name.as_deref().map(Into::into),
-            platform: needed.platform.clone(),
-            device_family: Some(needed.device_family.clone()).filter(|family| !family.is_empty()),
-            client_id: client.id.as_str().into(),
-            client_mode: client.mode.as_str().into(),
-        },
+        claims: pairing_claims(params, needed.platform.clone(), &needed.device_family),
         remote_ip: needed.client_address,
         silent: needed.silent,
     }
@@ -671,7 +708,7 @@ impl Service for Admission {
         now: UnixMs,
         out: &mut Vec<u8>,
     ) -> Routed {
-        if self.changing.load(Ordering::Acquire) && !self.keeps_its_right(caller) {
+        if !self.policy.lets_on(caller) {
             return Routed::Routed;
         }
         self.router.route(caller, id, method, params, now, out)
@@ -679,6 +716,7 @@ impl Service for Admission {
 
     fn ended(&self, socket: Option<&Socket>, connection: Option<&Arc<Connection>>, end: &End) {
         let reason = plain(&end.reason, 300);
+        large::note(self.domains.system.stability(), connection.map(|connection| &**connection), end, UnixMs::now());
         match connection {
             Some(connection) => {
                 self.forget(connection);

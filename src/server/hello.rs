@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::clock::UnixMs;
+use crate::devices::IssuedToken;
 use crate::hub::{Connection, Hub};
 use crate::limits;
 use crate::rpc::catalog::{Audience, EVENTS, Event};
@@ -15,15 +16,6 @@ use crate::rpc::dispatch::Router;
 use crate::rpc::scope::{Role, Scope};
 use crate::system::System;
 use crate::system::report::MAIN_AGENT;
-
-/// A device token that goes with the greeting, once.
-#[derive(Debug)]
-pub struct IssuedToken {
-    /// The token itself; the gateway keeps only its hash.
-    pub token: String,
-    /// When it was made.
-    pub issued_at: UnixMs,
-}
 
 /// Writes greetings.
 #[derive(Debug)]
@@ -38,13 +30,14 @@ impl Hello {
         Self { operator_features: features(router, Role::Operator), node_features: features(router, Role::Node) }
     }
 
-    /// The payload for `connection`, which speaks `protocol`, of a gateway in `auth_mode`.
+    /// The payload for `connection`, which speaks `protocol`, of a gateway in `auth_mode`. `tokens` go with it, once: that
+    /// of the connection's role, and those of other roles that a setup code gave.
     #[expect(clippy::too_many_arguments, reason = "one call, from the one function that lets clients in")]
     pub fn payload(
         &self,
         connection: &Connection,
         protocol: u32,
-        token: Option<&IssuedToken>,
+        tokens: &[(Role, IssuedToken)],
         auth_mode: &str,
         system: &System,
         hub: &Hub,
@@ -56,9 +49,20 @@ impl Hello {
             Role::Node => &self.node_features,
         };
         let mut auth = json!({"role": grant.role(), "scopes": grant.scopes()});
-        if let Some(issued) = token {
-            auth["deviceToken"] = json!(issued.token);
+        let is_own = |(role, _): &&(Role, IssuedToken)| *role == grant.role();
+        if let Some((_, issued)) = tokens.iter().find(is_own) {
+            auth["deviceToken"] = json!(issued.token.expose());
             auth["issuedAtMs"] = json!(issued.issued_at);
+            let others = tokens.iter().filter(|token| !is_own(token)).map(|(role, issued)| {
+                json!({
+                    "deviceToken": issued.token.expose(), "role": role, "scopes": issued.scopes,
+                    "issuedAtMs": issued.issued_at,
+                })
+            });
+            let others: Vec<_> = others.collect();
+            if !others.is_empty() {
+                auth["deviceTokens"] = json!(others);
+            }
         }
         let may_read = grant.scopes().covers(Scope::Read);
         let presence = if may_read { hub.presence().json() } else { bytes::Bytes::from_static(b"[]") };

@@ -8,20 +8,26 @@ mod background;
 mod calls;
 pub mod doctor;
 pub mod hello;
+pub mod in_force;
+mod large;
 pub mod lock;
 pub mod logging;
 mod own_addresses;
 mod policy;
+mod presented;
 pub mod reception;
 mod reload;
+mod setup_code;
+mod start_code;
 mod webhook;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
@@ -70,6 +76,7 @@ use lock::StateLock;
 pub(crate) use policy::tls_files;
 use reception::Reception;
 use reload::{Reload, Seen};
+use setup_code::SetupCodes;
 
 /// Pause between a change of the presence list and its broadcast, in which further changes join it.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(100);
@@ -181,6 +188,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         };
         let now = UnixMs::now();
         let devices = Devices::open(store.clone(), hub.clone(), now)?;
+        devices.set_token_life(policy::token_life(&config));
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;
         // A file of its own: looking for a word in a year of talk is nothing that a pairing should wait for.
         let schemas = [sessions::SCHEMA, agent::SCHEMA, channels::SCHEMA, approvals::grants::SCHEMA];
@@ -208,13 +216,25 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let mut router = methods::router(&domains);
         let doctor = doctor::Doctor::default();
         router.mount(&doctor, doctor::METHODS);
+        let daemon = Arc::new(LocalApi::new(config.tailscale.socket.clone()));
+        let setup_codes = SetupCodes::new(setup_code::Place {
+            devices: domains.devices.clone(),
+            listen: start.listen.clone(),
+            tls: tls.clone(),
+            tailscale,
+            daemon: Arc::clone(&daemon),
+            settings: ArcSwap::from_pointee((config.clone(), start.auth.mode)),
+        });
+        router.mount(&setup_codes, setup_code::METHODS);
+        let (asking, asked) = reload::Asking::channel();
+        router.mount(&asking, reload::METHODS);
         let policy = policy::policy(&config, &start.auth, generated.as_ref());
         let limits = RateLimits::new(policy::rate_limits(&config));
         let shutdown = Shutdown::default();
         let admission = Admission::new(
             policy,
             limits,
-            LocalApi::new(config.tailscale.socket.clone()),
+            daemon,
             Preauth::new(preauth),
             handshake_timeout,
             shutdown.clone(),
@@ -224,6 +244,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         );
         let api = Api::new(domains.agent.clone(), domains.sessions.clone(), policy::api(&config));
         let admission = Arc::new(admission.examining_for(doctor).serving(api, policy::interface(&config)));
+        admission.set_transport_security(config.gateway.strict_transport_security.as_deref());
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let reception = Reception {
@@ -238,10 +259,10 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let (route, managed) = managed.map(|managed| (managed.route, managed.socket)).unzip();
         for listener in listeners.into_iter().chain(managed) {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let (workers, shutdown) = (Arc::clone(&workers), shutdown.clone());
+            let (workers, shutdown, admission) = (Arc::clone(&workers), shutdown.clone(), Arc::clone(&admission));
             task::spawn("accept", async move {
                 accept::accept_loop(listener, shutdown, |stream, peer| {
-                    place(&workers, stream, peer, descriptors.connections);
+                    place(&workers, &admission, stream, peer, descriptors.connections);
                 })
                 .await;
             });
@@ -271,14 +292,22 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             agent: domains.agent.clone(),
             channels: domains.channels.clone(),
             outgoing,
+            nodes: domains.nodes.clone(),
+            devices: domains.devices.clone(),
+            setup_codes,
             tls: tls.clone(),
             running: config,
             seen: Seen { source, environment: environment.clone(), mode, fault: None, tls_fault: None },
         };
-        task::spawn("reload", reload.run(signal(SignalKind::hangup())?, shutdown.clone()));
+        task::spawn("reload", reload.run(signal(SignalKind::hangup())?, asked, shutdown.clone()));
         let mut signals = StopSignals::listen()?;
         let fingerprints = tls.as_ref().map(|tls| tls.fingerprints());
         Announcement { start: &start, generated: generated.as_ref(), paths: &paths, descriptors, fingerprints }.print();
+        task::spawn("start code", async {
+            // What the start has set off has run by then.
+            tokio::time::sleep(SETTLE).await;
+            start_code::release();
+        });
 
         let signal = signals.next().await;
         shutdown.begin();
@@ -348,18 +377,32 @@ impl Managed {
 }
 
 /// Hands a socket to a worker, or tells it that there is no room.
-fn place(workers: &workers::Workers, stream: tokio::net::TcpStream, peer: SocketAddr, most: usize) {
+fn place(
+    workers: &workers::Workers,
+    admission: &Admission,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    most: usize,
+) {
     // A frame that is ready goes out now: what is worth joining has been joined before the write.
     let _ = stream.set_nodelay(true);
     if workers.load() >= most {
-        tracing::warn!(%peer, most, "a connection was turned away: the open-file limit is reached");
-        let _ = stream.try_write(&http::reject::FULL.to_bytes());
+        // As many come as like to: one line a second says it.
+        static SAID_S: AtomicU32 = AtomicU32::new(0);
+        let now_s = monotonic_s().max(1);
+        if SAID_S.swap(now_s, Ordering::Relaxed) != now_s {
+            tracing::warn!(%peer, most, "connections are turned away: the open-file limit is reached");
+        }
+        let _ = stream.try_write(&http::reject::FULL.to_bytes(admission.transport_security()));
         return;
     }
     if !workers.place(stream, peer) {
         tracing::warn!(%peer, "a connection was dropped: no worker takes it");
     }
 }
+
+/// Time from the start until what only the start has needed is let go of.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Gives every connection its ping and its tick, one slot a second.
 async fn beat(hub: Hub) {

@@ -15,6 +15,7 @@ use crate::config::model::{AuthMode as ConfiguredMode, Tls};
 use crate::config::resolve::{Credential, ServerAuth, Start};
 use crate::config::secret_ref::SecretReader;
 use crate::config::{Config, Paths};
+use crate::devices::pairing::TokenLife;
 use crate::http::files::Files;
 use crate::net::tls;
 use crate::nodes::NodePolicy;
@@ -98,6 +99,12 @@ pub(super) fn nodes(config: &Config) -> NodePolicy {
         plugin_tools: nodes.plugin_tools,
         allow_skills: nodes.allow_skills,
     }
+}
+
+/// When the tokens of devices end.
+pub(super) fn token_life(config: &Config) -> TokenLife {
+    let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    TokenLife { max_age_ms: config.device_tokens.max_age.map(ms), idle_ms: config.device_tokens.idle.map(ms) }
 }
 
 /// Where the certificate and its key lie: as configured, else where every program of the installation looks.

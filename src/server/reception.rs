@@ -59,7 +59,7 @@ impl Reception {
                 self.say_turned_away(peer, &reject);
                 if tls.is_none() {
                     // Nobody has been promised an answer, so one that does not fit is no loss.
-                    let _ = stream.try_write(&reject.to_bytes());
+                    let _ = stream.try_write(&reject.to_bytes(self.admission.transport_security()));
                 }
                 return Box::pin(ready(()));
             }
@@ -107,7 +107,7 @@ async fn shake_hands(tls: &Tls, stream: TcpStream, peer: SocketAddr, since: Inst
         Err(HandshakeError::Plaintext(stream)) => {
             visit.refused(&reject::TLS_ONLY);
             tracing::info!(%peer, reason = reject::TLS_ONLY.reason, "http request refused");
-            let _ = stream.try_write(&reject::TLS_ONLY.to_bytes());
+            let _ = stream.try_write(&reject::TLS_ONLY.to_bytes(visit.admission.transport_security()));
             None
         }
         Err(error) => {
@@ -158,6 +158,10 @@ impl Site for Visit {
 
     fn examine(&self, peer: SocketAddr, path: &str, headers: &::http::HeaderMap) -> bool {
         self.admission.examine(peer, path, headers)
+    }
+
+    fn transport_security(&self) -> Option<::http::HeaderValue> {
+        self.admission.transport_security()
     }
 
     async fn called_off(&self) {

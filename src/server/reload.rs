@@ -1,20 +1,26 @@
 //! Settings that change while the gateway runs: the edited file, read and judged whole, in force at once or not at all.
 //!
 //! What decides who gets in is applied (`gateway.auth`, `gateway.trustedProxies`, `gateway.controlUi.allowedOrigins`,
-//! and what else is in [`crate::auth::Policy`]), and so are the agent's models and limits (`models`, `agents`), the channels
-//! (`channels`, `session.dmScope`) and a renewed certificate; of the rest the log says that it waits for a restart. A file that is broken, or with which the gateway would not have started, changes nothing.
+//! and what else is in [`crate::auth::Policy`]), and so are what nodes may do (`gateway.nodes`), the headers of answers
+//! (`gateway.http.securityHeaders`), the agent's models and limits (`models`, `agents`), the channels (`channels`,
+//! `session.dmScope`) and a renewed certificate; of the rest the log says that it waits for a restart. A file that is
+//! broken, or with which the gateway would not have started, changes nothing.
 //!
-//! SIGHUP does the same without waiting for an edit, and also reads SecretRefs again: what they lead to is not watched.
+//! SIGHUP and `secrets.reload` do the same without waiting for an edit, and also read SecretRefs again: what they lead to is
+//! not watched.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::admission::Admission;
 use super::policy;
+use super::setup_code::SetupCodes;
 use crate::agent::{self, Agent};
 use crate::channels::{Channels, telegram};
 use crate::config::load::watch::Watch;
@@ -25,9 +31,13 @@ use crate::config::restart::waiting_for_restart;
 use crate::config::secret_ref::SecretReader;
 use crate::config::snapshot::{RevisionKey, invalid_snapshot, snapshot};
 use crate::config::{Config, Environment, Paths};
+use crate::devices::Devices;
 use crate::hub::registry::encode;
 use crate::net::tls::Tls;
+use crate::nodes::Nodes;
 use crate::outgoing::Outgoing;
+use crate::rpc::dispatch::{Call, Method, Outcome};
+use crate::rpc::error::RpcError;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::system::System;
@@ -38,6 +48,38 @@ const SETTLED: Duration = Duration::from_millis(200);
 const MOST_WAITS: usize = 10;
 /// How often the files are looked at unasked, for file systems that report nothing.
 const LOOK: Duration = Duration::from_secs(30);
+
+/// `secrets.reload`: the configuration is read again, with everything that its SecretRefs lead to.
+pub(super) const METHODS: &[Method<Asking>] = &[Method { name: "secrets.reload", handler: ask }];
+
+/// Who asks for it, and is told how it went.
+pub(super) type Asked = oneshot::Sender<Result<(), String>>;
+
+/// Handle to the asking. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Asking(mpsc::Sender<Asked>);
+
+impl Asking {
+    /// The handle, and where what is asked arrives. One waits at a time: the next reading serves whoever comes meanwhile.
+    pub(super) fn channel() -> (Self, mpsc::Receiver<Asked>) {
+        let (asking, asked) = mpsc::channel(1);
+        (Self(asking), asked)
+    }
+}
+
+fn ask(asking: &Asking, call: Call<'_>) -> Result<Outcome, RpcError> {
+    call.no_params()?;
+    let (answer, told) = oneshot::channel();
+    let busy = |_| RpcError::unavailable("the configuration is being read; try again in a moment").retryable(true);
+    asking.0.try_send(answer).map_err(busy)?;
+    call.spawn(async move {
+        match told.await {
+            Ok(Ok(())) => Ok(json!({"ok": true, "warningCount": 0})),
+            Ok(Err(fault)) => Err(RpcError::unavailable(format!("nothing was changed: {fault}"))),
+            Err(_) => Err(RpcError::unavailable("the gateway is stopping")),
+        }
+    })
+}
 
 /// What is reloaded, and what of the start does not change.
 #[derive(Debug)]
@@ -54,6 +96,9 @@ pub(super) struct Reload {
     pub(super) agent: Agent,
     pub(super) channels: Channels,
     pub(super) outgoing: Outgoing,
+    pub(super) nodes: Nodes,
+    pub(super) devices: Devices,
+    pub(super) setup_codes: SetupCodes,
     pub(super) tls: Option<Arc<Tls>>,
     /// The configuration of the start.
     pub(super) running: Config,
@@ -100,23 +145,30 @@ enum Unusable {
 
 impl Reload {
     /// Applies what changes until the gateway stops.
-    pub(super) async fn run(mut self, mut hangup: Signal, shutdown: Shutdown) {
+    pub(super) async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Asked>, shutdown: Shutdown) {
         let watch = self.watch();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         look.reset();
         loop {
-            let told = tokio::select! {
-                () = changed(watch.as_ref()) => false,
-                _ = look.tick() => false,
-                _ = hangup.recv() => true,
+            let (told, asker) = tokio::select! {
+                () = changed(watch.as_ref()) => (false, None),
+                _ = look.tick() => (false, None),
+                _ = hangup.recv() => (true, None),
+                // Never none: the other end is in the router, and this task holds that.
+                asker = asked.recv() => (true, asker),
                 () = shutdown.begun() => return,
             };
             if told {
-                tracing::info!("SIGHUP: reading the configuration again");
+                let by = if asker.is_some() { "secrets.reload" } else { "SIGHUP" };
+                tracing::info!("{by}: reading the configuration again");
             }
             // Switched off, it still must be seen that it is switched on again.
             self.apply(told).await;
+            if let Some(asker) = asker {
+                // Who asked may have gone.
+                let _ = asker.send(self.seen.fault.clone().map_or(Ok(()), Err));
+            }
         }
     }
 
@@ -193,15 +245,27 @@ impl Reload {
         for notice in &loaded.notices {
             tracing::warn!("{path}:{notice}");
         }
+        let gateway = &loaded.config.gateway;
+        self.admission.set_transport_security(gateway.strict_transport_security.as_deref());
+        // Before the door: who comes in from here on finds what its node may do already judged anew.
+        if self.nodes.configure(policy::nodes(&loaded.config)) {
+            tracing::info!("configuration applied: what nodes may be asked to do has changed");
+        }
+        self.setup_codes.set(&loaded.config, auth.mode);
+        self.devices.set_token_life(policy::token_life(&loaded.config));
         let policy = policy::policy(&loaded.config, &auth, self.generated.as_ref());
         let limits = policy::rate_limits(&loaded.config);
         match self.admission.apply(policy, limits) {
-            Some(applied) => tracing::info!(
-                generation = applied.generation,
-                auth = auth.mode.as_str(),
-                closed = applied.closed,
-                "configuration applied: who gets in has changed"
-            ),
+            Some(applied) => {
+                tracing::info!(
+                    generation = applied.generation,
+                    auth = auth.mode.as_str(),
+                    closed = applied.closed,
+                    "configuration applied: who gets in has changed"
+                );
+                // Whoever had them made may be among those who have lost their right.
+                self.devices.end_codes_by_settings().await;
+            }
             None => tracing::info!("configuration read: who gets in is as before"),
         }
         self.agent.set_settings(agent);

@@ -83,7 +83,7 @@ async fn listen(channels: &Channels, webhook: &Webhook, shutdown: &Shutdown) {
     let room = Arc::new(Semaphore::new(SOCKETS));
     accept::accept_loop(listener, shutdown.clone(), |stream, peer| {
         let Ok(seat) = Arc::clone(&room).try_acquire_owned() else {
-            let _ = stream.try_write(&reject::PREAUTH_FULL.to_bytes());
+            let _ = stream.try_write(&reject::PREAUTH_FULL.to_bytes(None));
             return;
         };
         let desk = Arc::clone(&desk);

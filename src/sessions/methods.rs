@@ -52,6 +52,8 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Messages and bytes that are told to a client which comes back; with more it reads the history anew.
 const SINCE: usize = 200;
 const SINCE_BYTES: usize = 1024 * 1024;
+/// Bytes of a label, a name or a model of a session: its row is held in memory.
+pub(crate) const MAX_NAME_BYTES: usize = 512;
 /// Keys of one `sessions.preview`.
 const MAX_PREVIEWS: usize = 64;
 /// Hits of a search.
@@ -377,6 +379,7 @@ fn patch(sessions: &Sessions, call: Call<'_>) -> Result<Outcome, RpcError> {
                 };
                 let text = || match &value {
                     Value::Null => Ok(None),
+                    Value::String(text) if text.len() > MAX_NAME_BYTES => Err(refuse("shorter")),
                     Value::String(text) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
                     _ => Err(refuse("a string or null")),
                 };

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::System;
 use super::journal::{self, Tail};
+use super::{System, stability};
 use crate::hub::presence::Row;
 use crate::rpc::catalog::Event;
 use crate::rpc::dispatch::{Call, Method, Outcome};
@@ -21,6 +21,7 @@ pub const METHODS: &[Method<System>] = &[
     Method { name: "set-heartbeats", handler: set_heartbeats },
     Method { name: "logs.tail", handler: logs_tail },
     Method { name: "config.get", handler: config_get },
+    Method { name: "diagnostics.stability", handler: diagnostics_stability },
 ];
 
 fn health(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
@@ -36,6 +37,15 @@ fn health(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
     }
     let now = call.now();
     call.answer_with(|out| system.write_health(now, out))
+}
+
+fn diagnostics_stability(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let query: stability::Query = call.params()?;
+    let limit = query
+        .limit()
+        .ok_or_else(|| RpcError::invalid("invalid diagnostics.stability params: limit must be 1 to 1000"))?;
+    let snapshot = system.stability().snapshot(&query, limit, call.now());
+    call.answer(&snapshot)
 }
 
 fn status(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {

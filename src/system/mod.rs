@@ -8,6 +8,7 @@ pub mod journal;
 pub mod methods;
 pub mod refusals;
 pub mod report;
+pub mod stability;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::hub::Hub;
 use crate::hub::presence::Row;
 use identity::Identity;
 use refusals::Refusals;
+use stability::Recorder;
 
 /// What the gateway knows of its own start, for its reports.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ struct Inner {
     started: Instant,
     heartbeats: AtomicBool,
     refusals: Refusals,
+    stability: Recorder,
     config: ArcSwap<Bytes>,
 }
 
@@ -74,6 +77,7 @@ impl System {
             started: Instant::now(),
             heartbeats,
             refusals: Refusals::default(),
+            stability: Recorder::default(),
         }))
     }
 
@@ -100,6 +104,11 @@ impl System {
     /// Who was not let in, by reason.
     pub fn refusals(&self) -> &Refusals {
         &self.0.refusals
+    }
+
+    /// What was too large lately.
+    pub fn stability(&self) -> &Recorder {
+        &self.0.stability
     }
 
     fn health_tail(&self) -> &[u8] {

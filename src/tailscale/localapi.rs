@@ -1,4 +1,4 @@
-//! The daemon's LocalAPI over its Unix socket: `whois` of an address, and nothing else.
+//! The daemon's LocalAPI over its Unix socket: `whois` of an address, this host's own name, and nothing else.
 //!
 //! ```text
 //! GET /localapi/v0/whois?addr=100.64.0.9:0 HTTP/1.1      {"Node": {..}, "UserProfile": {"LoginName": "a@example.com"}}
@@ -120,35 +120,68 @@ impl LocalApi {
     }
 
     async fn ask(&self, address: IpAddr) -> Answer {
+        // Every version takes an address with a port; this port is nobody's.
+        let answer = self.get(&format!("/localapi/v0/whois?addr={}", SocketAddr::new(address, 0))).await;
+        let body = answer.map_err(|error| match error {
+            WhoisError::Status(404) => WhoisError::Unknown(address),
+            error => error,
+        })?;
+        login(address, &body)
+    }
+
+    /// This host's name in its tailnet: `gw.tail1234.ts.net`.
+    ///
+    /// # Errors
+    /// [`WhoisError`]: it is not known.
+    pub async fn own_name(&self) -> Result<String, WhoisError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Status {
+            #[serde(rename = "Self")]
+            own: Own,
+        }
+        #[derive(Deserialize)]
+        struct Own {
+            #[serde(rename = "DNSName", default)]
+            dns_name: String,
+        }
+        let body = self.get("/localapi/v0/status?peers=false").await?;
+        let malformed = |why: String| WhoisError::Malformed(why.into());
+        let status: Status = serde_json::from_slice(&body).map_err(|error| malformed(error.to_string()))?;
+        let name = status.own.dns_name.trim_end_matches('.');
+        match name.is_empty() {
+            true => Err(malformed("MagicDNS is off: this machine has no name in the tailnet".to_owned())),
+            false => Ok(name.to_owned()),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Result<Bytes, WhoisError> {
         let answer = timeout(DEADLINE, async {
             // Closed never; what waits here is bounded by the deadline.
             let _turn = self.questions.acquire().await;
-            self.exchange(address).await
+            self.exchange(path).await
         });
         answer.await.unwrap_or(Err(WhoisError::Timeout))
     }
 
-    async fn exchange(&self, address: IpAddr) -> Answer {
+    async fn exchange(&self, path: &str) -> Result<Bytes, WhoisError> {
         let unreachable = |why: String| WhoisError::Unreachable { socket: self.socket.clone(), why: why.into() };
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| unreachable(explain(&error)))?;
         let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         task::spawn("localapi", async move { drop(connection.await) });
-        // Every version takes an address with a port; this port is nobody's.
-        let request = Request::get(format!("/localapi/v0/whois?addr={}", SocketAddr::new(address, 0)))
+        let request = Request::get(path)
             .header("Host", "local-tailscaled.sock")
             .body(Empty::<Bytes>::new())
             .map_err(|error| unreachable(error.to_string()))?;
         let answer = requests.send_request(request).await.map_err(|error| unreachable(error.to_string()))?;
         match answer.status().as_u16() {
             200 => {}
-            404 => return Err(WhoisError::Unknown(address)),
             status => return Err(WhoisError::Status(status)),
         }
         let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
-        let body = body.map_err(|error| WhoisError::Malformed(error.to_string().into()))?.to_bytes();
-        login(address, &body)
+        Ok(body.map_err(|error| WhoisError::Malformed(error.to_string().into()))?.to_bytes())
     }
 }
 

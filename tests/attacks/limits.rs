@@ -125,6 +125,47 @@ fn s_36_a_stranger_costs_64_kib_and_one_deadline() {
     gateway.operator();
 }
 
+/// What they leave unfinished is theirs to lose: the socket with which it is too much goes, and who sends a whole `connect`
+/// comes in beside them.
+#[test]
+fn s_36_what_strangers_leave_unfinished_is_bounded_for_all_together() {
+    const BUDGET: usize = clawgate::limits::PREAUTH_HELD_BYTES;
+    const LEFT: usize = 60 * 1024;
+    clawgate::net::descriptors::raise();
+    let gateway = Gateway::start();
+    let whole = frame(Opcode::Text, &vec![b'x'; 64 * 1024]);
+    let fill = || {
+        let mut kept = Vec::new();
+        loop {
+            let mut stranger = gateway.client();
+            stranger.nonce();
+            stranger.try_bytes(&whole[..LEFT]);
+            kept.push(stranger);
+            // Beyond the free bytes of each, the budget is full with this one.
+            if kept.len() * (LEFT - 4096) > BUDGET + LEFT {
+                return kept;
+            }
+        }
+    };
+    let mut strangers = fill();
+    let (code, reason) = strangers.last_mut().expect("there are many").closed();
+    assert!(code == 1013 && reason.contains("unfinished"), "{code} {reason}");
+    assert!(strangers[0].next_within(Duration::from_millis(50)).is_none(), "who was there before stays");
+    gateway.operator();
+    // With their sockets the bytes are free again.
+    drop(strangers);
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut stranger = gateway.client();
+        stranger.nonce();
+        stranger.try_bytes(&whole[..LEFT]);
+        if stranger.next_within(Duration::from_millis(100)).is_none() {
+            break;
+        }
+        assert!(Instant::now() < until, "the bytes of those who left are still counted");
+    }
+}
+
 #[test]
 fn s_37_wrong_setup_codes_are_limited_by_themselves_and_block_nobody() {
     let gateway = behind_a_proxy();

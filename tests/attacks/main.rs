@@ -15,6 +15,7 @@ mod limits;
 mod node_policy;
 mod proxy_headers;
 mod scopes_pairing;
+mod setup_codes;
 mod table;
 
 use serde_json::{Value, json};

@@ -147,6 +147,9 @@ fn sessions_are_listed_searched_renamed_reset_and_deleted() {
         (preview["previews"][0]["status"].as_str(), preview["previews"][1]["status"].as_str()),
         (Some("ok"), Some("missing"))
     );
+    let long = json!({"key": "work", "label": "x".repeat(513)});
+    assert_eq!(client.call("sessions.patch", &long).unwrap_err()["code"], "INVALID_REQUEST");
+    assert_eq!(client.call("sessions.create", &long).unwrap_err()["code"], "INVALID_REQUEST");
     let resolve = |client: &mut Client, params: Value| client.call("sessions.resolve", &params);
     // As the address of a page names a session: by its key, or by the beginning of the identifier that its key ends in.
     let by_key = json!({"reference": {"key": "agent:main:work", "slug": "work"}, "allowMissing": true});
@@ -293,4 +296,23 @@ fn what_was_said_to_a_run_that_never_began_stays_said() {
     let said: Vec<_> =
         history["messages"].as_array().unwrap().iter().map(|message| &message["content"][0]["text"]).collect();
     assert_eq!(said, ["slow", "Well", "echo waits"]);
+}
+
+#[test]
+fn a_run_that_goes_on_for_ever_stops_by_itself_and_says_why() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = gateway(&model);
+    let mut client = gateway.operator();
+    for (text, reason, ms) in [("loop", "max_turns", 60_000), ("slow", "timeout", 2000)] {
+        let params = json!({"sessionKey": "main", "message": text, "idempotencyKey": reason, "timeoutMs": ms});
+        client.call("chat.send", &params).unwrap();
+        let end = client.call("agent.wait", &json!({"runId": reason, "timeoutMs": 20_000})).unwrap();
+        assert_eq!(end["stopReason"], reason, "{end}");
+        assert!(end["error"].as_str().unwrap().contains(if reason == "timeout" { "after 2 s" } else { "32 times" }));
+    }
+    // Every call has its result, so that the conversation can go on.
+    let history = client.call("chat.history", &json!({"sessionKey": "main", "limit": 500})).unwrap();
+    let messages = history["messages"].as_array().unwrap();
+    let count = |role: &str| messages.iter().filter(|message| message["role"] == role).count();
+    assert_eq!((count("toolResult"), model.asked()), (32, 33));
 }

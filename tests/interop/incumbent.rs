@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::gateway::{free_port, write_config};
+use crate::gateway::{TOKEN, free_port, write_config};
 use crate::parts::Release;
 use crate::program::{Output, run};
 
@@ -57,7 +57,7 @@ fn play(release: Release) -> Session {
     let gateway = release.command(home.path());
     let mut command = Command::new("unshare");
     command.args(["--net", "--map-root-user", "bash"]).arg(script());
-    command.arg(env!("CARGO_BIN_EXE_clawgate")).arg(folder.path()).arg(port.to_string());
+    command.arg(env!("CARGO_BIN_EXE_clawgate")).arg(folder.path()).arg(port.to_string()).arg(TOKEN);
     command.arg(gateway.get_program()).args(gateway.get_args()).args(["gateway", "run"]);
     command.env_clear().envs(gateway.get_envs().filter_map(|(name, value)| Some((name, value?))));
     // Where `ip` is.
@@ -118,4 +118,17 @@ pub(crate) fn our_cli_speaks_to_the_incumbents_gateway(release: Release, version
     let unknown = session.failure("no-method");
     assert!(unknown["error"]["message"].as_str().unwrap().contains("unknown method"), "{unknown}");
     assert!(session.failure("no-node")["error"]["message"].as_str().unwrap().contains("nobody"));
+
+    // Our node host there.
+    session.text("node-approve");
+    let found = session.json("node-which");
+    assert!(found["payload"]["bins"]["sh"].as_str().unwrap().ends_with("/sh"), "{found}");
+    // Whatever the gateway thinks of it, this machine asks for a person's approval.
+    let run = session.read("node-run.out") + &session.read("node-run.err");
+    assert!(run.contains("SYSTEM_RUN_DENIED: approval required"), "{run}");
+    let prepared = session.json("node-prepare");
+    assert!(prepared["payload"]["plan"]["argv"][0].as_str().unwrap().ends_with("/uname"), "{prepared}");
+    let log = session.read("node.log");
+    assert!(log.contains("connected to ws://127.0.0.1") && log.contains("denied  uname"), "{log}");
+    assert_eq!(session.code("node"), "0\n", "it ends clean: {log}");
 }

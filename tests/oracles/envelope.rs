@@ -4,10 +4,12 @@
 //! * what we take, serde_json takes, with the same values;
 //! * what we refuse as JSON, serde_json refuses too, unless it is nested deeper than our limit;
 //! * what we refuse as a request, a strict struct refuses too, or a rule of ours that is named here says so;
+//! * the members of a request's parameters are found without another pass as with one;
 //! * strings survive escaping, and JSON survives its way through a string.
 
 use std::borrow::Cow;
 
+use clawgate::rpc::dispatch::Params;
 use clawgate::rpc::envelope::{EnvelopeError, Fault, MAX_ID_BYTES, MAX_NAME_BYTES, Reply, Request};
 use clawgate::rpc::json::{self, JsonFault, Raw};
 use serde::Deserialize;
@@ -69,6 +71,11 @@ fn requests_agree(text: &str) {
             assert_eq!(params.map(Raw::as_str), theirs.params.map(RawValue::get));
             assert_eq!(ours.traceparent.map(|text| text.decode()), theirs.traceparent);
             assert_eq!(ours.expected_profile_id.map(|text| text.decode()), theirs.expected_profile_id);
+            // What the first pass noted of the members is what a second one finds.
+            let params = Params::of(&ours);
+            for keys in [["a", "b", "id"], ["b", "", "nodeId"]] {
+                assert_eq!(params.fields(&keys), json::fields(params.raw(), &keys));
+            }
         }
         Err(error) => {
             assert!(error.to_string().len() < 400);

@@ -77,7 +77,7 @@ pub(crate) fn check(data: &[u8]) {
 
     let (seen, refusal) = whole;
     if role == Role::Server {
-        let unbounded = matches!(refusal, Some(ProtocolError::TooBig | ProtocolError::TooManyFragments));
+        let unbounded = matches!(refusal, Some(ProtocolError::TooBig(_) | ProtocolError::TooManyFragments));
         let theirs = tokio_websockets(&stream);
         assert!(
             theirs == seen || unbounded && theirs.starts_with(&seen),

@@ -9,6 +9,7 @@ mod support;
 mod explain;
 mod front;
 mod library;
+mod node;
 mod service;
 mod tls;
 mod tunnel;

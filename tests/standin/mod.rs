@@ -439,7 +439,7 @@ pub enum Wire {
 /// comes back in the call and in the answer. A message that begins with `echo` it echoes word by word, one with `drip`
 /// slowly, one with `shout` as a whole and louder; one that begins with `run` it wants run as a command; one that begins
 /// with `slow` it never finishes, and one with `pause` after a second; `snap` takes a picture with a node and shows it;
-/// `look` says how many pictures it has seen.
+/// `look` says how many pictures it has seen; `loop` calls a tool for ever.
 #[derive(Clone)]
 pub struct Model {
     pub wire: Wire,
@@ -522,9 +522,18 @@ enum Act {
 /// Between two words of a slow answer.
 const DRIP: Duration = Duration::from_millis(150);
 
+/// The number that a question ends with: what tells it from others.
+fn number(asked: &str) -> Option<&str> {
+    asked.rsplit(' ').next().filter(|word| word.parse::<u32>().is_ok())
+}
+
 fn act(asked: &str, result: Option<&str>, pictures: usize) -> Act {
     let words = |text: &str| text.split_inclusive(' ').map(str::to_owned).collect();
-    let number = asked.rsplit(' ').next().filter(|word| word.parse::<u32>().is_ok());
+    let number = number(asked);
+    let mark = number.map(|number| format!(" (question {number})")).unwrap_or_default();
+    if asked == "loop" {
+        return Act::Call("nodes", json!({"action": "list"}));
+    }
     if let Some(result) = result {
         let result_json = serde_json::from_str::<Value>(result).unwrap_or_default();
         if let Some(reference) = result_json["attach"].as_str() {
@@ -532,13 +541,9 @@ fn act(asked: &str, result: Option<&str>, pictures: usize) -> Act {
         }
         let bins = serde_json::from_str::<Value>(result).ok();
         let path = bins.as_ref().and_then(|bins| bins["bins"]["uname"].as_str());
-        return Act::Say(words(&path.map_or_else(
-            || format!("No: {result}"),
-            |path| {
-                let number = number.map(|number| format!(" (question {number})")).unwrap_or_default();
-                format!("uname is at {path} there.{number}")
-            },
-        )));
+        return Act::Say(words(
+            &path.map_or_else(|| format!("No: {result}{mark}"), |path| format!("uname is at {path} there.{mark}")),
+        ));
     }
     match asked.split_once(' ').unwrap_or((asked, "")) {
         ("echo", rest) => Act::Say(words(rest)),
@@ -602,7 +607,9 @@ fn answer_model(wire: Wire, request: &Request, stream: &mut TcpStream) {
     let pictures = pictures.matches("\"type\":\"image_url\"").count() + pictures.matches("\"type\":\"image\"").count();
     let tools = body["tools"].to_string();
     let act = match act(&text, result.as_deref(), pictures) {
-        Act::Call(name, _) if !tools.contains(name) => Act::Say(vec!["There is no node.".to_owned()]),
+        Act::Call(name, _) if !tools.contains(name) => {
+            Act::Say(vec![format!("There is no node. {}", number(&text).unwrap_or_default())])
+        }
         act => act,
     };
     let _ =

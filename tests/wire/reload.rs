@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::client::{Client, cli, operator};
+use crate::support::client::{Client, UPGRADE, cli, node, operator};
 use crate::support::device::Device;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::tls::Tunnel;
@@ -272,4 +272,103 @@ fn a_secret_of_a_command_lets_in_and_one_that_fails_lets_nobody_start() {
     command(r#"[ -z "$OPENCLAW_STATE_DIR" ] && echo '{"protocolVersion":1,"values":{"gw":"by-exec"}}'"#);
     let gateway = setup.start();
     gateway.client().connect(&with_token("by-exec")).unwrap();
+}
+
+#[test]
+fn what_a_node_may_run_changes_while_it_is_connected() {
+    let config = |nodes: Value| json!({"gateway": {"auth": {"token": "t"}, "nodes": nodes}});
+    let gateway = start(&config(json!({})));
+    let mut params = node(&["system.which", "camera.snap"]);
+    params["auth"] = json!({"token": "t"});
+    let device = Device::new(1);
+    let mut host = gateway.client();
+    device.connect(&mut host, &params).unwrap();
+    let mut operator = gateway.client();
+    operator.connect(&with_token("t")).unwrap();
+    let pending = operator.call("node.pair.list", &json!({})).unwrap();
+    operator.call("node.pair.approve", &json!({"requestId": pending["pending"][0]["requestId"]})).unwrap();
+    let refused = |operator: &mut Client, command: &str| {
+        let call = json!({"nodeId": device.id(), "command": command, "idempotencyKey": command, "timeoutMs": 50});
+        let error = operator.call("node.invoke", &call).unwrap_err();
+        (error["details"]["dispatch"] == "not_sent").then(|| error["message"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(refused(&mut operator, "system.which"), None, "it runs, and nobody answers");
+    assert!(refused(&mut operator, "camera.snap").is_some(), "no default of its platform");
+    write(&gateway, &config(json!({"commands": {"deny": ["system.which"]}})));
+    logged(&gateway, "what nodes may be asked to do has changed");
+    let why = refused(&mut operator, "system.which").expect("denied");
+    assert!(why.contains("gateway.nodes.commands.deny"), "{why}");
+    write(&gateway, &config(json!({"commands": {"allow": ["camera.snap"]}})));
+    let until = Instant::now() + Duration::from_secs(5);
+    while refused(&mut operator, "system.which").is_some() {
+        assert!(Instant::now() < until, "what is no longer denied runs again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // It is a command more than was approved: it waits for its own approval, and that is possible now.
+    let why = refused(&mut operator, "camera.snap").expect("not approved yet");
+    assert!(why.contains("approve"), "{why}");
+    assert!(gateway.log_lines("restarted").is_empty(), "{:?}", gateway.log_lines("restarted"));
+}
+
+#[test]
+fn every_answer_says_what_the_operator_says_of_tls() {
+    let config = |value: Value| json!({"gateway": {"auth": {"token": "t"}, "http": {"securityHeaders": {"strictTransportSecurity": value}}}});
+    let gateway = start(&config(json!("max-age=300")));
+    let upgrade = format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n{UPGRADE}");
+    let requests = [
+        ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200),
+        ("GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200),
+        ("GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200),
+        ("GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404),
+        ("POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n", 405),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (&format!("{upgrade}Origin: https://evil.example\r\n\r\n"), 403),
+    ];
+    let said = |value: Option<&str>| {
+        for (request, status) in requests {
+            let answer = gateway.http(request);
+            assert_eq!(answer.status, status, "{request}");
+            let line = answer.head.lines().find_map(|line| line.strip_prefix("strict-transport-security: "));
+            assert_eq!(line, value, "{request}");
+            for always in ["\r\nx-content-type-options: nosniff", "\r\nreferrer-policy: no-referrer"] {
+                assert!(answer.head.contains(always), "{request}: {}", answer.head);
+            }
+        }
+    };
+    said(Some("max-age=300"));
+    write(&gateway, &config(json!(false)));
+    logged(&gateway, "configuration read");
+    said(None);
+}
+
+#[test]
+fn a_secret_behind_a_reference_is_read_again_when_an_administrator_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let secret = |text: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    secret("old");
+    let gateway = start(&json!({
+        "secrets": {"providers": {"disk": {"source": "file", "path": file, "mode": "singleValue"}}},
+        "gateway": {"auth": {"mode": "token", "token": {"source": "file", "provider": "disk", "id": "value"}}},
+    }));
+    let device = Device::new(1);
+    let mut params = cli(&["operator.admin"]);
+    params["auth"] = json!({"token": "old"});
+    let hello = device.connect(&mut gateway.client(), &params).unwrap();
+    params["auth"] = json!({"deviceToken": hello["auth"]["deviceToken"]});
+    let mut admin = gateway.client();
+    device.connect(&mut admin, &params).unwrap();
+    secret("new");
+    gateway.client().connect(&with_token("new")).unwrap_err();
+    assert_eq!(admin.call("secrets.reload", &json!({})).unwrap()["ok"], true);
+    gateway.client().connect(&with_token("new")).unwrap();
+    gateway.client().connect(&with_token("old")).unwrap_err();
+    std::fs::remove_file(&file).unwrap();
+    let error = admin.call("secrets.reload", &json!({})).unwrap_err();
+    assert!(error["message"].as_str().unwrap().contains("gateway.auth.token"), "{error}");
+    gateway.client().connect(&with_token("new")).unwrap();
 }

@@ -186,7 +186,13 @@ fn a_message_above_25_mib_is_too_big() {
     let (code, reason) = client.closed();
     assert_eq!((code, &*reason), (1009, "message too big"));
     assert_eq!(gateway.log_lines("message too big").len(), 1);
-    gateway.operator().call("health", &json!({})).unwrap();
+    let noted = gateway.operator().call("diagnostics.stability", &json!({})).unwrap();
+    assert_eq!(noted["events"][0]["surface"], "gateway.ws.inbound");
+    assert_eq!(
+        (&noted["events"][0]["bytes"], &noted["events"][0]["limitBytes"]),
+        (&json!(26 << 20), &json!(25 << 20)),
+        "sizes, and nothing of what was in it"
+    );
 }
 
 #[test]

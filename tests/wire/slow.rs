@@ -85,7 +85,13 @@ fn a_consumer_that_is_too_slow_is_closed_and_told_why() {
     assert!(line.contains("code=1008"), "{line}");
     assert_eq!(slow.closed(), (1008, "slow consumer".to_owned()));
     assert_eq!(gateway.log_lines("slow consumer").len(), 1);
-    quick.call("health", &json!({})).unwrap();
+    let noted = quick.call("diagnostics.stability", &json!({"type": "payload.large"})).unwrap();
+    let large = noted["events"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&large["surface"], &large["reason"]),
+        (&json!("gateway.ws.outbound_buffer"), &json!("ws_send_buffer_close"))
+    );
+    assert!(large["bytes"].as_u64() > large["limitBytes"].as_u64(), "{large}");
 }
 
 #[test]

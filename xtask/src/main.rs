@@ -1,33 +1,46 @@
-//! Makes the files that a package of clawgate carries beside the program, from its own grammar:
+//! Makes what a package of clawgate carries, from its own grammar, and the package:
 //!
 //! ```console
-//! $ cargo run -p xtask -- target/dist
+//! $ cargo xtask files target/dist     # man/*.1 and completions/
+//! $ cargo xtask dist                  # target/dist/clawgate-VERSION-TARGET.tar.gz, and a .deb where cargo-deb is
 //! ```
-//!
-//! `man/*.1`, one page a command, and `completions/` for bash, zsh, fish and PowerShell.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::Path;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use clap_complete::Shell;
 
+/// Where everything goes.
+const FOLDER: &str = "target/dist";
+
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    let folder = args.next().unwrap_or_else(|| OsString::from("target/dist"));
-    match write(Path::new(&folder)) {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args.as_slice() {
+        ["files"] => write_files(Path::new(FOLDER)),
+        ["files", folder] => write_files(Path::new(folder)),
+        ["dist"] => dist(Path::new(FOLDER)),
+        _ => Err(io::Error::other("usage: cargo xtask files [FOLDER] | cargo xtask dist")),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ =
-                io::Write::write_fmt(&mut io::stderr(), format_args!("{}: {error}\n", Path::new(&folder).display()));
+            say(&mut io::stderr(), &error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
-fn write(folder: &Path) -> io::Result<()> {
+fn say(out: &mut impl io::Write, text: &str) {
+    // Nobody reads: then nobody is told.
+    let _ = writeln!(out, "{text}");
+}
+
+/// Man pages and completion scripts.
+fn write_files(folder: &Path) -> io::Result<()> {
     let man = folder.join("man");
     fs::create_dir_all(&man)?;
     clap_mangen::generate_to(clawgate::cli::command(), &man)?;
@@ -39,6 +52,79 @@ fn write(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Builds the program and packs it with its files.
+fn dist(folder: &Path) -> io::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(&cargo).args(["build", "--release", "--locked", "--package", "clawgate"]))?;
+    // Pages of commands that are no more must not be packed.
+    for stale in ["man", "completions"] {
+        match fs::remove_dir_all(folder.join(stale)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    write_files(folder)?;
+    let name = format!("clawgate-{}-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
+    let root = folder.join(&name);
+    lay_out(folder, Path::new("."), &root)?;
+    let archive = folder.join(format!("{name}.tar.gz"));
+    let mut tar = Command::new("tar");
+    tar.args(["--owner=0", "--group=0", "--numeric-owner", "-czf"]).arg(&archive).arg("-C").arg(folder).arg(&name);
+    run(&mut tar)?;
+    fs::remove_dir_all(&root)?;
+    say(&mut io::stdout(), &archive.display().to_string());
+    let has_deb = Command::new(&cargo).args(["deb", "--version"]).output().is_ok_and(|said| said.status.success());
+    if has_deb {
+        run(Command::new(&cargo).args(["deb", "--no-build", "--package", "clawgate", "--output"]).arg(folder))?;
+    } else {
+        say(&mut io::stderr(), "no .deb: cargo-deb is not installed (cargo install cargo-deb)");
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let status = command.status().map_err(|error| {
+        io::Error::other(format!("{} does not start: {error}", command.get_program().to_string_lossy()))
+    })?;
+    if status.success() {
+        return Ok(());
+    }
+    let words: Vec<_> =
+        [command.get_program()].into_iter().chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    Err(io::Error::other(format!("{} failed: {status}", words.join(" "))))
+}
+
+/// Puts everything under `root` where it goes under a prefix such as `/usr/local`.
+fn lay_out(files: &Path, sources: &Path, root: &Path) -> io::Result<()> {
+    let put = |from: PathBuf, to: &str| -> io::Result<()> {
+        let to = root.join(to);
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::copy(&from, &to).map(drop).map_err(|error| io::Error::other(format!("{}: {error}", from.display())))
+    };
+    put(sources.join("target/release/clawgate"), "bin/clawgate")?;
+    for page in fs::read_dir(files.join("man"))? {
+        let page = page?;
+        put(page.path(), &format!("share/man/man1/{}", page.file_name().to_string_lossy()))?;
+    }
+    for (script, place) in COMPLETIONS {
+        put(files.join("completions").join(script), place)?;
+    }
+    put(sources.join("packaging/clawgate.service"), "lib/systemd/user/clawgate.service")?;
+    for document in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+        put(sources.join(document), &format!("share/doc/clawgate/{document}"))?;
+    }
+    Ok(())
+}
+
+/// Completion scripts, and where shells look for them.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("clawgate.bash", "share/bash-completion/completions/clawgate"),
+    ("_clawgate", "share/zsh/site-functions/_clawgate"),
+    ("clawgate.fish", "share/fish/vendor_completions.d/clawgate.fish"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,11 +132,12 @@ mod tests {
     #[test]
     fn every_command_has_a_page_and_every_shell_a_script() {
         let folder = std::env::temp_dir().join(format!("clawgate-xtask-{}", std::process::id()));
-        write(&folder).unwrap();
+        write_files(&folder).unwrap();
         let page = fs::read_to_string(folder.join("man/clawgate-tunnel-up.1")).unwrap();
         assert!(page.contains(".TH") && page.contains("sshTarget"), "{page}");
         assert!(folder.join("man/clawgate.1").exists() && folder.join("man/clawgate-gateway-explain.1").exists());
         assert_eq!(fs::read_dir(folder.join("completions")).unwrap().count(), 4);
+        assert!(COMPLETIONS.iter().all(|(script, _)| folder.join("completions").join(script).exists()));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

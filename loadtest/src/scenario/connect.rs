@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clawgate::clock::UnixMs;
 
 use super::nodes::SEED;
 use super::{STALL, engine, plan};
@@ -255,7 +254,7 @@ pub fn run(options: &Connect, run: &Run) -> Result<Report> {
 fn introduce(engine: &mut Engine, load: &mut Storm) -> Result<()> {
     let some_node = Who::Node(Identity::new(SEED, 0)?);
     let alike = load.waiting.front().map_or(&some_node, |who| &**who);
-    let connect = alike.connect(&load.target.credentials, &clawgate::id::uuid(), UnixMs::now());
+    let connect = alike.connect(&load.target.credentials, &clawgate::id::uuid())?;
     load.sizes.connect = masked_frame_bytes(connect.len());
     load.sizes.upgrade = upgrade(&load.target.host).len();
     let before = engine.traffic.received_bytes;

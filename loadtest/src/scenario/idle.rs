@@ -169,9 +169,10 @@ pub fn run(options: &Idle, run: &Run) -> Result<Report> {
     let count = options.connections;
     let wires = if options.nodes { nodes(&target, count)? } else { operators(run, &target, count) };
 
-    // What the first connection ever makes a gateway allocate is not the price of a connection.
+    // What the first connection ever makes a gateway allocate is not the price of a connection, and what it needed to start
+    // and gives back soon after is not to be taken off it.
     Control::connect(&target.gateway)?.call("health", Some(&json!({})))?;
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(3));
     let mut crowd = engine(run, count as usize)?;
     let gateway = Rest::of(run, options.settle, &mut crowd, process, &wires, &mut progress)?;
     drop(crowd);

@@ -15,12 +15,13 @@ use clap::{Args, Subcommand};
 use rustix::process::{Pid, Signal, kill_process, setsid};
 use serde_json::json;
 
-use self::service::{InstallFlags, Services, SshConfigFlags, UninstallFlags};
+use self::service::{InstallFlags, SshConfigFlags, UninstallFlags, legacy, services};
 use super::context::Context;
 use super::error::CliError;
 use super::output::{Output, Tone};
 use super::target::{Target, scopes_for};
 use super::time::ago;
+use super::told_to_stop;
 use crate::client::error::ConnectError;
 use crate::client::tunnel::plan::Overrides;
 use crate::client::tunnel::supervise::{Ended, Phase, Place, State, keep_up};
@@ -152,7 +153,7 @@ fn say(output: Output, as_json: bool, changed: bool, text: &str) -> Result<ExitC
 async fn up(context: &Context, flags: &TunnelFlags) -> Result<ExitCode, CliError> {
     let plan = flags.plan(context)?;
     let place = Place::new(&context.paths.state_dir);
-    let services = Services::of(context)?;
+    let services = services(context)?;
     let mut child = None;
     if services.is_in_charge() {
         services.start()?;
@@ -235,7 +236,7 @@ async fn down(context: &Context) -> Result<bool, CliError> {
     if !place.is_supervised() {
         return Ok(false);
     }
-    let services = Services::of(context)?;
+    let services = services(context)?;
     if services.is_in_charge() {
         // A manager starts again what ends without it.
         services.stop()?;
@@ -270,7 +271,7 @@ fn status(context: &Context, as_json: bool) -> Result<ExitCode, CliError> {
         }
         None => {
             let last = place.last_state().and_then(|state| state.problem);
-            let legacy = Services::of(context)?.legacy();
+            let legacy = legacy(&services(context)?);
             if as_json {
                 context.output.value(&json!({"ok": true, "up": false, "lastProblem": last, "legacy": legacy}))?;
             } else {
@@ -407,18 +408,7 @@ async fn run(context: &Context, flags: &TunnelFlags) -> Result<ExitCode, CliErro
             }
         }
     };
-    let stop = async {
-        let signals = [tokio::signal::unix::SignalKind::terminate(), tokio::signal::unix::SignalKind::interrupt()];
-        let mut signals = signals.map(tokio::signal::unix::signal);
-        let [terminate, interrupt] = &mut signals;
-        match (terminate, interrupt) {
-            (Ok(terminate), Ok(interrupt)) => {
-                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            }
-            _ => std::future::pending().await,
-        }
-    };
-    match keep_up(&plan, &place, probe, stop).await {
+    match keep_up(&plan, &place, probe, told_to_stop()).await {
         Ended::Stopped => Ok(ExitCode::SUCCESS),
         Ended::NeedsAPerson(error) => {
             let failure = CliError::Other { message: error.to_string(), advice: error.advice(&plan) };

@@ -2,7 +2,6 @@
 //!
 //! * [`plan`] says which tunnel: from the configuration to the arguments of OpenSSH's client. Pure.
 //! * [`ssh`] runs that client as a child that cannot outlive us, and says why it ended.
-//! * [`service`] is what a service manager reads, for a tunnel across reboots;
 //! * [`holder`] names the program that has a port.
 //! * [`supervise`] keeps a tunnel up for as long as it runs, and leaves its state where `status` finds it.
 //!
@@ -11,7 +10,6 @@
 pub mod diagnosis;
 pub mod holder;
 pub mod plan;
-pub mod service;
 pub mod ssh;
 pub mod supervise;
 

@@ -1,9 +1,9 @@
-//! One forward pass over a JSON text. Start with [`fields`]; [`Scanner::skip_value`] has the grammar.
+//! One forward pass over a JSON text. [`Scanner::skip_value`] has the grammar.
 
-use std::fmt;
+use std::ops::Range;
 
-use super::string::{special, unescape};
-use super::{JsonError, JsonFault, Raw};
+use super::string::special;
+use super::{JsonError, JsonFault};
 use crate::limits::MAX_JSON_DEPTH;
 
 /// Nesting is remembered as one bit a level.
@@ -19,81 +19,39 @@ pub fn validate(text: &str) -> Result<(), JsonError> {
 
 /// The same for a text that is UTF-8 by its making.
 pub(super) fn validate_bytes(text: &[u8]) -> Result<(), JsonError> {
-    let mut scanner = Scanner { text, at: 0 };
+    let mut scanner = Scanner::new(text);
     scanner.skip_only_value().map_err(|fault| scanner.error(fault))
 }
 
-/// What [`fields`] found in an object.
-#[derive(Clone, Copy, Debug)]
-pub struct Fields<'a, const N: usize> {
-    /// The values of the keys that were asked for, in that order.
-    pub values: [Option<Raw<'a>>; N],
-    /// The first key that came a second time; its first value is the one in `values`.
-    pub duplicate: Option<Key<'a>>,
-    /// The first key that was not asked for.
-    pub unknown: Option<Key<'a>>,
-}
-
-/// A key as it stood in the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key<'a> {
-    /// What stands between its quotes, escapes included.
-    pub inner: &'a str,
-    /// The offset of its opening quote.
-    pub at: usize,
-}
-
-/// As it stands, cut after 64 bytes: peers choose keys, and errors are for people.
-impl fmt::Display for Key<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = &self.inner[..self.inner.floor_char_boundary(64)];
-        write!(f, "{shown}{}", if shown.len() < self.inner.len() { "…" } else { "" })
-    }
-}
-
-/// Reads the object that `text` is: the raw values of `keys`, and whether other keys or one of these twice
-/// were there. All of the text is checked, also what nobody asked for.
-///
-/// # Errors
-/// The first byte that does not belong to a JSON object.
-#[inline]
-pub fn fields<'a, const N: usize>(text: &'a str, keys: &[&str; N]) -> Result<Fields<'a, N>, JsonError> {
-    let mut found = Fields { values: [None; N], duplicate: None, unknown: None };
-    let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
-    let result = scanner.for_each_field(|start, escaped, inner_end, value| {
-        let inner = &text[start + 1..inner_end];
-        let position = match escaped {
-            false => keys.iter().position(|key| *key == inner),
-            true => keys.iter().position(|key| *key == unescape(inner)),
-        };
-        match position {
-            Some(index) if found.values[index].is_none() => found.values[index] = Some(Raw(&text[value])),
-            Some(_) => found.duplicate = found.duplicate.or(Some(Key { inner, at: start })),
-            None => found.unknown = found.unknown.or(Some(Key { inner, at: start })),
-        }
-    });
-    match result {
-        Ok(()) => Ok(found),
-        Err(fault) => Err(scanner.error(fault)),
-    }
-}
-
 /// The text and how far it is read. On a fault, `at` is the byte to blame.
-struct Scanner<'t> {
+pub(super) struct Scanner<'t> {
     text: &'t [u8],
     at: usize,
 }
 
-type Scan<T = ()> = Result<T, JsonFault>;
+pub(super) type Scan<T = ()> = Result<T, JsonFault>;
 
-impl Scanner<'_> {
+impl<'t> Scanner<'t> {
+    /// At the beginning of `text`.
+    pub(super) const fn new(text: &'t [u8]) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// How far the text is read.
     #[inline]
-    fn peek(&self) -> Option<u8> {
+    pub(super) const fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The next byte.
+    #[inline]
+    pub(super) fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }
 
+    /// The fault with the byte to blame.
     #[cold]
-    fn error(&self, fault: JsonFault) -> JsonError {
+    pub(super) fn error(&self, fault: JsonFault) -> JsonError {
         let cut_short = self.at >= self.text.len();
         JsonError { fault: if cut_short { JsonFault::End } else { fault }, at: self.at.min(self.text.len()) }
     }
@@ -127,10 +85,9 @@ impl Scanner<'_> {
         if self.at == self.text.len() { Ok(()) } else { Err(JsonFault::Trailing) }
     }
 
-    /// An object and nothing else. Each field is given as: where its key begins, whether that has escapes, where
-    /// its closing quote is, the range of the value.
+    /// An object and nothing else; see [`Scanner::skip_members`].
     #[inline]
-    fn for_each_field(&mut self, mut field: impl FnMut(usize, bool, usize, std::ops::Range<usize>)) -> Scan {
+    pub(super) fn skip_only_object(&mut self, member: impl FnMut(&mut Self, Range<usize>) -> Scan) -> Scan {
         self.skip_space();
         if self.peek() != Some(b'{') {
             // Nonsense is reported as such, another value as the wrong one.
@@ -139,29 +96,35 @@ impl Scanner<'_> {
             self.at = start;
             return Err(JsonFault::NotAnObject);
         }
+        self.skip_members(member)?;
+        self.expect_end()
+    }
+
+    /// An object from its opening brace on, which is there. `member` is told where each key stands, without its quotes,
+    /// and has to skip the value.
+    #[inline]
+    pub(super) fn skip_members(&mut self, mut member: impl FnMut(&mut Self, Range<usize>) -> Scan) -> Scan {
         self.at += 1;
         self.skip_space();
         if self.peek() == Some(b'}') {
             self.at += 1;
-            return self.expect_end();
+            return Ok(());
         }
         loop {
-            let key_start = self.at;
+            let key_start = self.at + 1;
             self.expect(b'"', JsonFault::Key)?;
-            let escaped = self.skip_string_rest()?;
-            let inner_end = self.at - 1;
+            self.skip_string_rest()?;
+            let key = key_start..self.at - 1;
             self.skip_space();
             self.expect(b':', JsonFault::Colon)?;
             self.skip_space();
-            let value_start = self.at;
-            self.skip_value(1)?;
-            field(key_start, escaped, inner_end, value_start..self.at);
+            member(self, key)?;
             self.skip_space();
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => {
                     self.at += 1;
-                    return self.expect_end();
+                    return Ok(());
                 }
                 _ => return Err(JsonFault::Comma),
             }
@@ -171,12 +134,11 @@ impl Scanner<'_> {
 
     /// One value, `outer` levels inside others.
     #[inline]
-    fn skip_value(&mut self, outer: usize) -> Scan {
+    pub(super) fn skip_value(&mut self, outer: usize) -> Scan {
         match self.peek() {
             Some(b'"') => {
                 self.at += 1;
-                self.skip_string_rest()?;
-                Ok(())
+                self.skip_string_rest()
             }
             _ => self.skip_other_value(outer),
         }
@@ -258,21 +220,19 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// A string from behind its opening quote; says whether it has escapes.
+    /// A string from behind its opening quote.
     #[inline]
-    fn skip_string_rest(&mut self) -> Scan<bool> {
-        let mut escaped = false;
+    fn skip_string_rest(&mut self) -> Scan {
         loop {
             self.at = special(self.text, self.at);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(escaped);
+                    return Ok(());
                 }
                 Some(b'\\') => self.skip_escape()?,
                 _ => return Err(JsonFault::Control),
             }
-            escaped = true;
         }
     }
 

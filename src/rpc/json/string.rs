@@ -7,10 +7,34 @@ use super::{JsonError, RawString};
 
 /// Bytes looked at together.
 const BLOCK: usize = 16;
+/// Blocks of a string after which it counts as long.
+const SHORT_BLOCKS: usize = 4;
 
 /// The offset of the first quote, backslash or control character from `at` on, or the length of `text`.
 #[inline]
 pub(super) fn special(text: &[u8], mut at: usize) -> usize {
+    for _ in 0..SHORT_BLOCKS {
+        let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk()) else { return special_near_end(text, at) };
+        let hits = specials(block);
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize;
+        }
+        at += BLOCK;
+    }
+    special_far(text, at)
+}
+
+/// The same in a string that is known to be long.
+fn special_far(text: &[u8], at: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { special_by_64(text, at) };
+    }
+    special_by_16(text, at)
+}
+
+fn special_by_16(text: &[u8], mut at: usize) -> usize {
     while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk()) {
         let hits = specials(block);
         if hits != 0 {
@@ -18,6 +42,42 @@ pub(super) fn special(text: &[u8], mut at: usize) -> usize {
         }
         at += BLOCK;
     }
+    special_near_end(text, at)
+}
+
+/// Two vectors of 32 bytes at a time, and one question about both.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn special_by_64(text: &[u8], mut at: usize) -> usize {
+    use std::arch::x86_64::{
+        __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256,
+        _mm256_set1_epi8,
+    };
+    let quote = _mm256_set1_epi8(b'"'.cast_signed());
+    let backslash = _mm256_set1_epi8(b'\\'.cast_signed());
+    let last_control = _mm256_set1_epi8(0x1f);
+    let specials = |half: &[u8; 32]| {
+        // SAFETY: the 32 bytes that are loaded are there, at any alignment.
+        let bytes = unsafe { _mm256_loadu_si256(half.as_ptr().cast::<__m256i>()) };
+        let controls = _mm256_cmpeq_epi8(bytes, _mm256_min_epu8(bytes, last_control));
+        let named = _mm256_or_si256(_mm256_cmpeq_epi8(bytes, quote), _mm256_cmpeq_epi8(bytes, backslash));
+        _mm256_or_si256(controls, named)
+    };
+    while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk::<64>()) {
+        let ([low, high], _) = block.as_chunks() else { break };
+        let (low, high) = (specials(low), specials(high));
+        if _mm256_movemask_epi8(_mm256_or_si256(low, high)) != 0 {
+            let (low, high) = (_mm256_movemask_epi8(low).cast_unsigned(), _mm256_movemask_epi8(high).cast_unsigned());
+            return at + (u64::from(high) << 32 | u64::from(low)).trailing_zeros() as usize;
+        }
+        at += 64;
+    }
+    special_by_16(text, at)
+}
+
+/// The same for less than a block.
+#[inline]
+fn special_near_end(text: &[u8], at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();
     rest.iter().position(|byte| is_special(*byte)).map_or(text.len(), |run| at + run)
 }
@@ -89,6 +149,16 @@ pub fn push_string(text: &str, out: &mut Vec<u8>) {
         let window = window(rest, &mut padded);
         let end = rest.len().min(BLOCK);
         let mut hits = specials(&window.as_chunks().0[0]);
+        if hits == 0 && end == BLOCK {
+            let run = special(bytes, at + BLOCK) - at;
+            if out.len() - write < run + ROOM + 1 {
+                out.resize(write + bytes.len() - at + ROOM + 1, 0);
+            }
+            out[write..write + run].copy_from_slice(&rest[..run]);
+            write += run;
+            at += run;
+            continue;
+        }
         let mut from = 0;
         while hits != 0 {
             let hit = hits.trailing_zeros() as usize;
@@ -143,6 +213,13 @@ fn unescape_into(inner: &str, out: &mut Vec<u8>) {
         let end = rest.len().min(BLOCK);
         // Inside a valid string a special byte is a backslash, or was escaped by one.
         let mut hits = specials(&window.as_chunks().0[0]);
+        if hits == 0 && end == BLOCK {
+            let run = special(bytes, at + BLOCK) - at;
+            out[write..write + run].copy_from_slice(&rest[..run]);
+            write += run;
+            at += run;
+            continue;
+        }
         let mut from = 0;
         while hits != 0 {
             let hit = hits.trailing_zeros() as usize;

@@ -1,5 +1,6 @@
 //! RFC 8259, rule by rule.
 
+use super::fields::fields_and_members;
 use super::*;
 use crate::limits::MAX_JSON_DEPTH;
 
@@ -186,5 +187,46 @@ fn splices_nothing_that_is_not_json() {
         let mut out = b"before".to_vec();
         assert!(splice(string, &mut out).is_err(), "{inner}");
         assert_eq!(out, b"before");
+    }
+}
+
+#[test]
+fn members_are_known_from_the_pass_over_the_frame() {
+    const KEYS: [&str; 3] = ["b", "a", "c"];
+    let many = format!("{{{}}}", (0..9).map(|i| format!("\"k{i}\":{i}")).collect::<Vec<_>>().join(","));
+    for (object, is_noted) in [
+        ("{}", true),
+        (r#"{"a":1,"b":[{"a":2}],"d":"x"}"#, true),
+        (r#"{ "a" : 1 , "a" : 2 , "\u0062" : { } }"#, true),
+        (r#"{"1":1,"2":2,"3":3,"4":4,"5":5,"6":6,"7":7,"8":8}"#, true),
+        (many.as_str(), false),
+        ("[]", false),
+        ("7", false),
+    ] {
+        let frame = format!(r#" {{"x":0,"p": {object} }}"#);
+        let (outer, members) = fields_and_members(&frame, &["p"], 0).unwrap();
+        let object = outer.values[0].unwrap();
+        let noted = members.fields(object, &KEYS);
+        assert_eq!(noted.is_some(), is_noted, "{object:?}");
+        if let Some(noted) = noted {
+            assert_eq!(noted, fields(object.as_str(), &KEYS).unwrap());
+        }
+    }
+}
+
+#[test]
+fn what_is_special_is_found_wherever_it_stands() {
+    for length in [0, 15, 16, 17, 63, 64, 65, 127, 128, 129, 300] {
+        let plain = "ö".repeat(length / 2 + 1);
+        let plain = &plain.as_bytes()[..length];
+        assert_eq!(string::special(plain, 0), length);
+        for at in 0..length {
+            for byte in [b'"', b'\\', 0, 0x1f] {
+                let mut text = plain.to_vec();
+                text[at] = byte;
+                assert_eq!(string::special(&text, 0), at);
+                assert_eq!(string::special(&text, at + 1), length);
+            }
+        }
     }
 }

@@ -44,8 +44,8 @@ pub enum ProtocolError {
     CloseCode,
     /// A text or a close reason that is not UTF-8 (section 8.1).
     NotUtf8,
-    /// More payload than [`Limits::max_message_bytes`].
-    TooBig,
+    /// A message of so many bytes, as far as its frames have said, is more than [`Limits::max_message_bytes`].
+    TooBig(u64),
     /// More fragments than [`Limits::max_fragments`].
     TooManyFragments,
 }
@@ -68,7 +68,7 @@ impl From<ProtocolError> for Close<'static> {
             E::CloseTooShort => Self::new(BROKEN, "close frame with half a code"),
             E::CloseCode => Self::new(BROKEN, "invalid close code"),
             E::NotUtf8 => Self::new(CloseCode::INVALID_PAYLOAD, "text is not UTF-8"),
-            E::TooBig => Self::new(CloseCode::MESSAGE_TOO_BIG, "message too big"),
+            E::TooBig(_) => Self::new(CloseCode::MESSAGE_TOO_BIG, "message too big"),
             E::TooManyFragments => Self::new(CloseCode::MESSAGE_TOO_BIG, "message in too many fragments"),
         }
     }
@@ -168,6 +168,11 @@ impl Decoder {
     /// send more.
     pub fn set_max_message_bytes(&mut self, bytes: usize) {
         self.max_message_bytes = bytes;
+    }
+
+    /// Bytes that a message may have.
+    pub const fn max_message_bytes(&self) -> usize {
+        self.max_message_bytes
     }
 
     /// Heap bytes held for what is not finished: zero for a connection between messages.
@@ -343,10 +348,13 @@ impl Decoder {
             }
             short => (u64::from(short), 2),
         };
-        let payload_bytes = usize::try_from(declared).map_err(|_| ProtocolError::TooBig)?;
-        if payload_bytes > room_bytes {
-            return Err(ProtocolError::TooBig);
-        }
+        let payload_bytes = match usize::try_from(declared) {
+            Ok(bytes) if bytes <= room_bytes => bytes,
+            _ => {
+                let before = self.max_message_bytes - room_bytes.min(self.max_message_bytes);
+                return Err(ProtocolError::TooBig(declared.saturating_add(before as u64)));
+            }
+        };
 
         let (mask, head_bytes) = if masked {
             let Some(mask) = bytes[length_end..].first_chunk() else { return Ok(Measure::Short(length_end + 4)) };

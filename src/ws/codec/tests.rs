@@ -204,11 +204,11 @@ fn refuses_a_length_above_63_bits() {
 fn refuses_a_message_above_the_limit_by_its_head() {
     let limits = Limits { max_message_bytes: 200, ..LIMITS };
     assert_eq!(decode_as(Role::Server, limits, &raw_frame(0x82, &[0; 200])).len(), 1);
-    assert_eq!(decode_as(Role::Server, limits, &[0x82, 0xfe, 0, 201]), refused(ProtocolError::TooBig));
+    assert_eq!(decode_as(Role::Server, limits, &[0x82, 0xfe, 0, 201]), refused(ProtocolError::TooBig(201)));
     let all = &[0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
-    assert_eq!(decode_as(Role::Server, limits, all), refused(ProtocolError::TooBig));
+    assert_eq!(decode_as(Role::Server, limits, all), refused(ProtocolError::TooBig(u64::MAX >> 1)));
     let fragments = [raw_frame(0x02, &[0; 150]), raw_frame(0x80, &[0; 51])].concat();
-    assert_eq!(decode_as(Role::Server, limits, &fragments), refused(ProtocolError::TooBig), "over all fragments");
+    assert_eq!(decode_as(Role::Server, limits, &fragments), refused(ProtocolError::TooBig(201)), "over all fragments");
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn errors_say_how_to_close() {
     let code = |error: ProtocolError| Close::from(error).code;
     assert_eq!(code(ProtocolError::ReservedBits), CloseCode::PROTOCOL_ERROR);
     assert_eq!(code(ProtocolError::NotUtf8), CloseCode::INVALID_PAYLOAD);
-    assert_eq!(code(ProtocolError::TooBig), CloseCode::MESSAGE_TOO_BIG);
+    assert_eq!(code(ProtocolError::TooBig(1)), CloseCode::MESSAGE_TOO_BIG);
     assert_eq!(ProtocolError::NotMasked.to_string(), "client frame not masked");
 }
 

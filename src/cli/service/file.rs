@@ -1,18 +1,20 @@
-//! The tunnel as a service: what a service manager reads. Pure.
+//! A program of ours as a service: what a service manager reads. Pure.
 //!
-//! launchd gets the agent `ai.openclaw.ssh-tunnel`, systemd a user unit of the same name (contract 4.12). Both run
-//! `clawgate tunnel run`, which restarts `ssh` by itself; the manager brings it back after a crash and after a reboot.
+//! launchd gets an agent, systemd a user unit of the same name. The manager brings the program back after a crash and
+//! after a reboot.
 
 use std::path::{Path, PathBuf};
 
-/// Name of the service.
-pub const LABEL: &str = "ai.openclaw.ssh-tunnel";
-/// Name that the service had in older setups; nothing of ours removes it unasked.
-pub const LEGACY_LABEL: &str = "com.openclaw.ssh-tunnel";
+/// Name of the tunnel's service (contract 4.12).
+pub(in crate::cli) const TUNNEL: &str = "ai.openclaw.ssh-tunnel";
+/// Name that it had in older setups; nothing of ours removes it unasked.
+pub(in crate::cli) const LEGACY_TUNNEL: &str = "com.openclaw.ssh-tunnel";
+/// Name of the node host's service: another than the incumbent's, which may be here, too.
+pub(in crate::cli) const NODE: &str = "ai.openclaw.clawgate-node";
 
 /// A kind of service manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manager {
+pub(in crate::cli) enum Manager {
     /// systemd's manager for one user.
     Systemd,
     /// launchd's agents of one user.
@@ -21,25 +23,27 @@ pub enum Manager {
 
 /// What is to run.
 #[derive(Clone, Debug)]
-pub struct Service {
-    /// The service's name: [`LABEL`], with the profile's name behind a dot.
-    pub label: String,
+pub(in crate::cli) struct Service {
+    /// The service's name, with the profile's name behind a dot.
+    pub(in crate::cli) label: String,
+    /// What it is, for people.
+    pub(in crate::cli) description: &'static str,
     /// The program and its arguments.
-    pub command: Vec<String>,
+    pub(in crate::cli) command: Vec<String>,
     /// Variables that it needs.
-    pub environment: Vec<(String, String)>,
+    pub(in crate::cli) environment: Vec<(String, String)>,
     /// The status with which it ends when trying again is of no use.
-    pub final_status: u8,
+    pub(in crate::cli) final_status: u8,
 }
 
-/// The name of the service for a profile.
-pub fn label(profile: Option<&str>) -> String {
-    profile.map_or_else(|| LABEL.to_owned(), |profile| format!("{LABEL}.{profile}"))
+/// The name of a service for a profile.
+pub(in crate::cli) fn label(name: &str, profile: Option<&str>) -> String {
+    profile.map_or_else(|| name.to_owned(), |profile| format!("{name}.{profile}"))
 }
 
 impl Manager {
     /// The file of the service `label`; `config_home` is `$XDG_CONFIG_HOME` or what stands for it.
-    pub fn file(self, home: &Path, config_home: &Path, label: &str) -> PathBuf {
+    pub(in crate::cli) fn file(self, home: &Path, config_home: &Path, label: &str) -> PathBuf {
         match self {
             Self::Systemd => config_home.join("systemd/user").join(format!("{label}.service")),
             Self::Launchd => home.join("Library/LaunchAgents").join(format!("{label}.plist")),
@@ -47,7 +51,7 @@ impl Manager {
     }
 
     /// What stands in the file.
-    pub fn text(self, service: &Service) -> String {
+    pub(in crate::cli) fn text(self, service: &Service) -> String {
         match self {
             Self::Systemd => unit(service),
             Self::Launchd => plist(service),
@@ -64,8 +68,7 @@ fn unit(service: &Service) -> String {
         .collect();
     format!(
         "[Unit]\n\
-         Description=SSH tunnel to an OpenClaw gateway\n\
-         Documentation=https://docs.openclaw.ai/gateway/remote\n\
+         Description={}\n\
          StartLimitIntervalSec=0\n\
          \n\
          [Service]\n\
@@ -77,6 +80,7 @@ fn unit(service: &Service) -> String {
          \n\
          [Install]\n\
          WantedBy=default.target\n",
+        service.description,
         command.join(" "),
         service.final_status,
     )
@@ -133,7 +137,8 @@ mod tests {
 
     fn service() -> Service {
         Service {
-            label: label(None),
+            label: label(TUNNEL, None),
+            description: "SSH tunnel to an OpenClaw gateway",
             command: ["/opt/my tools/clawgate", "tunnel", "run"].map(str::to_owned).into(),
             environment: vec![("OPENCLAW_STATE_DIR".into(), "/home/u/50% \"x\" & <y>".into())],
             final_status: 78,
@@ -172,8 +177,8 @@ mod tests {
     fn files_are_where_the_managers_look() {
         let (home, config) = (Path::new("/h"), Path::new("/h/.config"));
         let file = |manager: Manager, label: &str| manager.file(home, config, label).display().to_string();
-        assert_eq!(file(Manager::Systemd, LABEL), "/h/.config/systemd/user/ai.openclaw.ssh-tunnel.service");
-        assert_eq!(file(Manager::Launchd, LEGACY_LABEL), "/h/Library/LaunchAgents/com.openclaw.ssh-tunnel.plist");
-        assert_eq!(label(Some("work")), "ai.openclaw.ssh-tunnel.work");
+        assert_eq!(file(Manager::Systemd, TUNNEL), "/h/.config/systemd/user/ai.openclaw.ssh-tunnel.service");
+        assert_eq!(file(Manager::Launchd, LEGACY_TUNNEL), "/h/Library/LaunchAgents/com.openclaw.ssh-tunnel.plist");
+        assert_eq!(label(TUNNEL, Some("work")), "ai.openclaw.ssh-tunnel.work");
     }
 }
