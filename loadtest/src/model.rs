@@ -1,7 +1,8 @@
 //! A stand-in for a model's server: every request is answered with a stream that goes on until the caller leaves.
 //!
-//! It is a child process of this same program, on the load's core and not on the gateway's. It sends at one rate whether
-//! anybody listens or not, so that what it takes from the machine is in both columns of a comparison.
+//! It is a child process of this same program. It has the time that the gateway's core leaves over, so that it takes none from
+//! the gateway, and none from the load, whose own delay would be in the figures. It sends at one rate whether anybody listens
+//! or not: what it takes from the machine is in both columns of a comparison.
 //! [`Model::start`] runs one; [`serve`] is what the child does.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -12,6 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+
+use crate::cores::Cores;
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 64 * 1024;
@@ -28,11 +31,11 @@ pub struct Model {
 
 impl Model {
     /// Starts one that sends `deltas` a second to each of `places` callers.
-    pub fn start(deltas: u32, places: u32) -> Result<Self> {
+    pub fn start(deltas: u32, places: u32, cores: &Cores) -> Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
         let mut command = Command::new(program);
         command.args(["model", &deltas.to_string(), &places.to_string()]).stdout(Stdio::piped());
-        let mut child = command.spawn().context("starting the stand-in model")?;
+        let mut child = cores.on_server(|| command.spawn())?.context("starting the stand-in model")?;
         let output = child.stdout.take().context("the stand-in model's output")?;
         let mut model = Self { child, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
         let mut line = String::new();
@@ -56,6 +59,7 @@ impl Drop for Model {
 /// The system refuses a socket.
 pub fn serve(deltas: u32, places: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    rustix::process::setpriority_process(None, 19)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     writeln!(io::stdout().lock(), "{}", listener.local_addr()?.port())?;
     let (begun, streams) = mpsc::channel();

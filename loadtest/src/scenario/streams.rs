@@ -13,6 +13,7 @@ use super::{engine, open_all, operators};
 use crate::args::{Run, Streams};
 use crate::calls::{Calling, Loop};
 use crate::client::{End, Engine, Key, Link, Load, Nanos, Wire};
+use crate::cores::Cores;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::report::{Better, Figure, Report, Unit};
@@ -140,7 +141,8 @@ impl Contest for Talk {
 /// Runs the scenario.
 pub fn run(options: &Streams, run: &Run) -> Result<Report> {
     ensure!(run.spawn.is_some(), "streams needs --spawn: the gateway has to know the stand-in model");
-    let model = Model::start(options.deltas, options.sessions)?;
+    let cores = Cores::divide(&run.server_cores, run.client_core, run.workers.unwrap_or(1).into())?;
+    let model = Model::start(options.deltas, options.sessions, &cores)?;
     let provider = json!({"baseUrl": format!("http://{}/v1", model.address), "apiKey": "none",
         "models": [{"id": "stand-in", "contextWindow": 100_000, "maxTokens": 10_000}]});
     let target = Target::find_with(run, &json!({"models": {"providers": {"load": provider}}}))?;
