@@ -490,7 +490,8 @@ mod tests {
             let wanted = Wanted { platform: claimed, ..LINUX };
             assert_eq!(standing(Some(&device), &wanted), Standing::Covered, "{pinned} {claimed}");
         }
-        for (pinned, claimed) in [("linux", "ios"), ("ios", "macos"), ("linux", "linux-gnu"), ("1", "2"), ("linux", "")] {
+        for (pinned, claimed) in [("linux", "ios"), ("ios", "macos"), ("linux", "linux-gnu"), ("1", "2"), ("linux", "")]
+        {
             let mut device = paired(Role::Operator, &[]);
             device.claims = claims(pinned, None);
             let wanted = Wanted { platform: claimed, ..LINUX };
