@@ -186,7 +186,8 @@ impl Devices {
         }
     }
 
-    /// Makes void what was made by those who are here by what the settings say: the settings have changed.
+    /// Makes void what was made by those who are here by what the settings say: the settings have changed, or may have while
+    /// the gateway did not run.
     pub async fn end_codes_by_settings(&self) {
         let inner = Arc::clone(&self.0);
         let op = move |tx: &Tx<'_>| {

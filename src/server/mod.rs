@@ -189,6 +189,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let now = UnixMs::now();
         let devices = Devices::open(store.clone(), hub.clone(), now)?;
         devices.set_token_life(policy::token_life(&config));
+        // A gateway that was stopped to be given another secret must not honour what was made by the one before.
+        devices.end_codes_by_settings().await;
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;
         // A file of its own: looking for a word in a year of talk is nothing that a pairing should wait for.
         let schemas = [sessions::SCHEMA, agent::SCHEMA, channels::SCHEMA, approvals::grants::SCHEMA];

@@ -44,11 +44,24 @@ fn phone(token: &str) -> Value {
     params
 }
 
+/// A connection of an administrator who is let in by their device's own token.
+fn paired_admin(gateway: &Gateway, device: &Device) -> Client {
+    let hello = device.connect(&mut gateway.client(), &cli(&["operator.admin"])).unwrap();
+    let by_device = with(cli(&["operator.admin"]), "auth", json!({"deviceToken": hello["auth"]["deviceToken"]}));
+    let mut own = gateway.client();
+    device.connect(&mut own, &by_device).unwrap();
+    own
+}
+
 #[test]
 fn s_55_a_code_is_used_once_also_across_a_restart() {
     let gateway = behind_a_proxy();
-    let (setup_id, token) = node_code(&mut gateway.operator());
+    let (_, by_secret) = node_code(&mut gateway.operator());
+    let (setup_id, token) = node_code(&mut paired_admin(&gateway, &Device::new(9)));
     let gateway = gateway.restart();
+    let error = knock(&gateway, &Device::new(3), &by_secret).unwrap_err();
+    // It may have been stopped to be given another secret.
+    assert_eq!(code(&error), "AUTH_BOOTSTRAP_TOKEN_INVALID", "what the secret made does not outlive the run");
     let hello = knock(&gateway, &Device::new(1), &token).expect("a code outlives a restart");
     assert_eq!((&hello["auth"]["role"], &hello["auth"]["scopes"]), (&json!("node"), &json!([])));
     let own = hello["auth"]["deviceToken"].as_str().unwrap();
@@ -65,8 +78,9 @@ fn s_55_a_code_is_used_once_also_across_a_restart() {
     assert_eq!(became["completion"]["deviceId"], Device::new(1).id(), "{became}");
     assert_eq!(became["completion"]["access"], "node");
     let listed = operator.call("device.pair.list", &json!({})).unwrap();
-    assert_eq!(listed["paired"].as_array().unwrap().len(), 1);
-    assert_eq!(listed["paired"][0]["approvedVia"], "bootstrap");
+    let rows = listed["paired"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "the administrator's, and the one that was set up");
+    assert!(rows.iter().any(|row| row["deviceId"] == Device::new(1).id() && row["approvedVia"] == "bootstrap"));
     let stored = std::fs::read(gateway.state_dir().join("clawgate.sqlite")).unwrap();
     assert!(
         !stored.windows(token.len()).any(|bytes| bytes == token.as_bytes()),
@@ -187,11 +201,7 @@ fn s_55_a_code_that_waits_for_approval_stays_its_first_keys() {
 fn s_55_s_59_a_code_ends_with_the_right_of_whoever_had_it_made() {
     let gateway = behind_a_proxy();
     let admin = Device::new(9);
-    let mut own = gateway.client();
-    let hello = admin.connect(&mut own, &cli(&["operator.admin"])).unwrap();
-    let by_device = with(cli(&["operator.admin"]), "auth", json!({"deviceToken": hello["auth"]["deviceToken"]}));
-    let mut own = gateway.client();
-    admin.connect(&mut own, &by_device).unwrap();
+    let mut own = paired_admin(&gateway, &admin);
     let (_, token) = node_code(&mut own);
     let mut operator = gateway.operator();
     let (_, stays) = node_code(&mut operator);

@@ -160,6 +160,28 @@ fn a_node_is_renamed_and_a_removed_one_is_cut_off_at_once(release: Release) {
     cli.fails(which_uname(node_id.as_str().unwrap()).as_slice());
 }
 
+/// The older release has no such flag.
+#[test]
+fn a_node_host_is_set_up_by_a_code_and_by_each_code_one() {
+    parts::with(|| {
+        let gateway = Gateway::start();
+        let cli = Cli::of(CURRENT, &gateway);
+        let params = format!(r#"{{"publicUrl":"{}","bootstrapProfile":"node","includeQr":false}}"#, gateway.url());
+        let made = cli.json(["gateway", "call", "device.pair.setupCode", "--params", &params, "--json"]);
+        let code = made["setupCode"].as_str().unwrap();
+
+        let node = NodeHost::set_up_by(CURRENT, code, "Shed");
+        // It is paired, without the gateway's secret; what it may run is another question.
+        pending_request(&cli, "Shed");
+        let late = NodeHost::set_up_by(CURRENT, code, "Late");
+        eventually("a second one is refused", Duration::from_secs(60), || {
+            late.log().contains("AUTH_BOOTSTRAP_TOKEN_INVALID").then_some(())
+        });
+        assert!(node_named(&cli, "Late").is_none());
+        assert!(!node.log().contains("AUTH_"), "the first one stays");
+    });
+}
+
 #[test]
 fn our_cli_speaks_to_the_incumbents_gateway_2026_9_6() {
     parts::with(|| incumbent::our_cli_speaks_to_the_incumbents_gateway(CURRENT, "2026.9.6"));

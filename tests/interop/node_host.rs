@@ -26,6 +26,15 @@ impl NodeHost {
         Self { program, _home: home }
     }
 
+    /// Starts one that knows a setup code and nothing else.
+    pub(crate) fn set_up_by(release: Release, code: &str, name: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = release.command(home.path());
+        command.args(["node", "run", "--pair", &format!("oc-pair://{code}"), "--display-name", name]);
+        let program = Program::start("node host", command, &home.path().join("node.log"));
+        Self { program, _home: home }
+    }
+
     /// Everything it has printed.
     pub(crate) fn log(&self) -> String {
         self.program.log()
