@@ -27,7 +27,7 @@ plain() {
     -e "s#$(uname -r)#$(like 6.12.0-generic-0000000000000000 "$(uname -r)")#g" -e 's#\b[0-9]+ ms\b#3 ms#g' -e 's#after 3 ms#after 1 ms#g' \
     -e 's#room    [0-9]+#room    1048512#' -e 's#[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z#2026-11-25T09:00:00.000Z#g' \
     -e 's#clawgate\.[0-9-]+\.log#clawgate.2026-11-25.log#g' -e 's#"(ts|[a-zA-Z]*AtMs|uptimeMs|pid|rssBytes)": [0-9]+#"\1": 1#g' \
-    -e 's#[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}#5b8e...#g' -e 's#[[:space:]]+$##'
+    -e 's#[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}#5b8e1c04-7f3a-4d26-9b51-0c3f5a7e9d21#g' -e 's#[[:space:]]+$##'
 }
 
 # show COMMAND LINE: what a person types, and what comes. A second word "head" keeps the first lines.

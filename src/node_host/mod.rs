@@ -334,7 +334,7 @@ impl Inner {
         let asked: RunParams = params(request)?;
         let command = plan::line(&asked.command);
         let checked = self.check(&asked);
-        let (program, cwd, environment) = match checked {
+        let Checked { program, cwd, environment } = match checked {
             Ok(checked) => checked,
             Err(Refused { reason, error }) => {
                 (self.note)(Note::Denied { command: command.clone(), why: error.message.clone() });
@@ -370,7 +370,7 @@ impl Inner {
     }
 
     /// Decides whether it may run, and as what.
-    fn check(&self, asked: &RunParams) -> Result<(PathBuf, Option<PathBuf>, BTreeMap<String, String>), Refused> {
+    fn check(&self, asked: &RunParams) -> Result<Checked, Refused> {
         let argv = &asked.command;
         let shown = asked.raw_command.as_deref().map(str::trim).filter(|shown| !shown.is_empty());
         if let Some(shown) = shown
@@ -400,7 +400,7 @@ impl Inner {
             let checked = plan.check(argv, cwd.as_deref());
             checked.map_err(|why| Refused { reason: Some("approval-required"), error: unavailable(why) })?;
         }
-        Ok((program, cwd, environment))
+        Ok(Checked { program, cwd, environment })
     }
 
     /// Tells of a run. A gateway that does not take it has the result all the same.
@@ -435,6 +435,14 @@ impl Inner {
         fill(&mut event);
         let _ = connection.tell(name, &event, ANSWER_WITHIN).await;
     }
+}
+
+/// A command that may run.
+#[derive(Debug)]
+struct Checked {
+    program: PathBuf,
+    cwd: Option<PathBuf>,
+    environment: BTreeMap<String, String>,
 }
 
 /// Why a command is not run; `reason` is for the event, where there is one.
@@ -531,7 +539,7 @@ mod tests {
     fn check(mode: Option<Mode>, policy: Option<&str>, params: Value) -> Result<PathBuf, String> {
         let (inner, _folder) = inner(mode, policy);
         let asked = serde_json::from_value(params).unwrap();
-        inner.check(&asked).map(|(program, ..)| program).map_err(|refused| refused.error.message)
+        inner.check(&asked).map(|checked| checked.program).map_err(|refused| refused.error.message)
     }
 
     #[test]

@@ -98,7 +98,10 @@ fn a_node_waits_for_approval_runs_what_its_own_policy_allows_and_ends_clean() {
         let described = operator.json(&["nodes", "describe", "--node", &node, "--json"]);
         described.to_string().contains("memoryTotalBytes").then_some(())
     });
-    let gateway = gateway.restart();
+    let port = gateway.port;
+    drop(gateway);
+    host.says("trying again");
+    let gateway = setup.port(port).start();
     eventually("the node comes back", || {
         let status = operator.run(&["nodes", "status", "--json"]);
         let status: Value = serde_json::from_str(&status.out).ok()?;

@@ -2,7 +2,7 @@
 //!
 //! ```console
 //! $ cargo xtask files target/dist     # man/*.1 and completions/
-//! $ cargo xtask dist                  # target/dist/clawgate-VERSION-TARGET.tar.gz, and a .deb where cargo-deb is
+//! $ cargo xtask dist                  # target/dist/clawgate-VERSION-ARCH-OS.tar.gz, and a .deb where dpkg-deb is
 //! ```
 
 use std::ffi::OsStr;
@@ -22,8 +22,10 @@ fn main() -> ExitCode {
     let done = match args.as_slice() {
         ["files"] => write_files(Path::new(FOLDER)),
         ["files", folder] => write_files(Path::new(folder)),
-        ["dist"] => dist(Path::new(FOLDER)),
-        _ => Err(io::Error::other("usage: cargo xtask files [FOLDER] | cargo xtask dist")),
+        ["dist"] => build().and_then(|()| dist(Path::new(FOLDER))),
+        // Packs what `cargo build --release` has left.
+        ["dist", "--no-build"] => dist(Path::new(FOLDER)),
+        _ => Err(io::Error::other("usage: cargo xtask files [FOLDER] | cargo xtask dist [--no-build]")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,19 +54,22 @@ fn write_files(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Builds the program and packs it with its files.
-fn dist(folder: &Path) -> io::Result<()> {
+fn build() -> io::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run(Command::new(&cargo).args(["build", "--release", "--locked", "--package", "clawgate"]))?;
-    // Pages of commands that are no more must not be packed.
-    for stale in ["man", "completions"] {
+    run(Command::new(cargo).args(["build", "--release", "--locked", "--package", "clawgate"]))
+}
+
+/// Packs the program with its files.
+fn dist(folder: &Path) -> io::Result<()> {
+    // Pages of commands that are no more must not be packed, nor what a run that failed has left.
+    let name = format!("clawgate-{}-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
+    for stale in ["man", "completions", &name] {
         match fs::remove_dir_all(folder.join(stale)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
     write_files(folder)?;
-    let name = format!("clawgate-{}-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
     let root = folder.join(&name);
     lay_out(folder, Path::new("."), &root)?;
     let archive = folder.join(format!("{name}.tar.gz"));
@@ -73,13 +78,36 @@ fn dist(folder: &Path) -> io::Result<()> {
     run(&mut tar)?;
     fs::remove_dir_all(&root)?;
     say(&mut io::stdout(), &archive.display().to_string());
-    let has_deb = Command::new(&cargo).args(["deb", "--version"]).output().is_ok_and(|said| said.status.success());
-    if has_deb {
-        run(Command::new(&cargo).args(["deb", "--no-build", "--package", "clawgate", "--output"]).arg(folder))?;
-    } else {
-        say(&mut io::stderr(), "no .deb: cargo-deb is not installed (cargo install cargo-deb)");
+    let has_dpkg = Command::new("dpkg-deb").arg("--version").output().is_ok_and(|said| said.status.success());
+    if !has_dpkg {
+        say(&mut io::stderr(), "no .deb: there is no dpkg-deb here");
+        return Ok(());
     }
-    Ok(())
+    debian(folder, &root)
+}
+
+/// The same files as a package for Debian and what descends from it.
+fn debian(folder: &Path, root: &Path) -> io::Result<()> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    lay_out(folder, Path::new("."), &root.join("usr"))?;
+    // Debian's zsh looks elsewhere.
+    fs::rename(root.join("usr/share/zsh/site-functions"), root.join("usr/share/zsh/vendor-completions"))?;
+    let version = env!("CARGO_PKG_VERSION");
+    fs::create_dir_all(root.join("DEBIAN"))?;
+    let control = format!(
+        "Package: clawgate\nVersion: {version}\nArchitecture: {arch}\nSection: net\nPriority: optional\n\
+         Maintainer: the clawgate authors <clawgate@localhost>\nDepends: libc6, libgcc-s1\nRecommends: openssh-client\n\
+         Description: Gateway of an OpenClaw installation\n \
+         The gateway, its command line and its node host, in one program.\n"
+    );
+    fs::write(root.join("DEBIAN/control"), control)?;
+    let package = folder.join(format!("clawgate_{version}_{arch}.deb"));
+    run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(root).arg(&package))?;
+    fs::remove_dir_all(root)
 }
 
 fn run(command: &mut Command) -> io::Result<()> {

@@ -172,7 +172,7 @@ impl Services {
     ) -> Result<String, CliError> {
         let failed = |error: std::io::Error| CliError::other(format!("this program's own path is not known: {error}"));
         let mut command = vec![std::env::current_exe().map_err(failed)?.display().to_string()];
-        command.extend(context.profile.flags().into_iter().map(Into::into));
+        command.extend(context.profile.flags());
         command.extend(arguments);
         let path = |path: &Path| path.display().to_string();
         let environment = vec![
