@@ -15,6 +15,7 @@ use super::providers::{self, Ask, Endpoint, Failure, FailureKind, Next};
 use super::record::{self, End};
 use super::tools::{self, Plan, Tool};
 use super::{Agent, Candidate, Live, MAX_RUN_TOKENS, MAX_TOOL_CALLS, MAX_TURNS};
+use crate::approvals::methods::MAX_COMMAND_BYTES;
 use crate::approvals::{Approvals, Command, Decision};
 use crate::clock::UnixMs;
 use crate::id;
@@ -460,8 +461,28 @@ impl Course<'_> {
     }
 
     /// Asks for an approval, waits for it, and runs exactly what was approved.
-    async fn exec(&self, command: Command, timeout_ms: u64, key: &str) -> Result<Value, String> {
+    async fn exec(&self, mut command: Command, timeout_ms: u64, key: &str) -> Result<Value, String> {
         let approvals = &self.agent.0.approvals;
+        let node_id = command.node_id.clone().unwrap_or_default();
+        let session = self.live.key.as_str();
+        let mut asked = json!({"command": command.command_argv, "agentId": "main", "sessionKey": session});
+        if let Some(cwd) = &command.cwd {
+            asked["cwd"] = json!(cwd);
+        }
+        // What a node would run is what a person is shown, and what the approval is for: a bare name has become a path.
+        let plan = self.agent.0.nodes.prepare_run(&node_id, &asked, &format!("{key}.plan")).await?;
+        if let Some(plan) = &plan {
+            command.command_argv = serde_json::from_value(plan["argv"].clone())
+                .ok()
+                .filter(|argv: &Vec<String>| !argv.is_empty())
+                .ok_or("the node's plan has no argv")?;
+            command.cwd = plan["cwd"].as_str().map(str::to_owned);
+        }
+        if command.command_argv.iter().map(String::len).sum::<usize>() > MAX_COMMAND_BYTES {
+            return Err(format!(
+                "the command is longer than {MAX_COMMAND_BYTES} bytes, the most that a person is asked about"
+            ));
+        }
         let refused = |error: RpcError| error.message.into_owned();
         let standing = approvals.standing(&command, UnixMs::now()).await.map_err(refused)?;
         let id = match standing {
@@ -472,11 +493,13 @@ impl Course<'_> {
             None => self.approved(&command).await?,
         };
         let mut params = json!({"command": command.command_argv, "runId": id, "timeoutMs": timeout_ms,
-            "agentId": "main", "sessionKey": self.live.key.as_str()});
+            "agentId": "main", "sessionKey": session});
         if let Some(cwd) = &command.cwd {
             params["cwd"] = json!(cwd);
         }
-        let node_id = command.node_id.unwrap_or_default();
+        if let Some(plan) = plan {
+            params["systemRunPlan"] = plan;
+        }
         self.agent.0.nodes.run_approved(&node_id, &params, timeout_ms.saturating_add(5000), key).await
     }
 

@@ -29,7 +29,7 @@ const MAX_GRANT_DAYS: u64 = 3650;
 /// Grants of one list.
 const MAX_GRANT_ROWS: usize = 500;
 /// Bytes of a command, all arguments together.
-const MAX_COMMAND_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_COMMAND_BYTES: usize = 16 * 1024;
 
 fn request(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
     #[derive(Deserialize)]

@@ -80,6 +80,25 @@ impl Nodes {
         self.call_by(invoke::invoke, node_id, command, params, timeout_ms, key).await
     }
 
+    /// Has a node say what it would run: the `plan` of `system.run.prepare`, with the program's whole path and folder.
+    /// `None` where the node makes no plans.
+    ///
+    /// # Errors
+    /// As [`Nodes::call`].
+    ///
+    /// # Cancel safety
+    /// As [`Nodes::call`].
+    pub async fn prepare_run(&self, node_id: &str, params: &Value, key: &str) -> Result<Option<Value>, String> {
+        const PREPARE: &str = "system.run.prepare";
+        const PREPARE_MS: u64 = 15_000;
+        let session = self.0.live.find(node_id.as_bytes());
+        if session.is_none_or(|session| session.effective.load().command(PREPARE).is_none()) {
+            return Ok(None);
+        }
+        let mut answer = self.call_by(invoke::invoke, node_id, PREPARE, params, PREPARE_MS, key).await?;
+        Ok(Some(answer["plan"].take()).filter(Value::is_object))
+    }
+
     /// Runs a program that a person has approved: `system.run` with these parameters, as `node.invoke` takes them.
     ///
     /// # Errors

@@ -83,3 +83,24 @@ fn a_model_runs_no_program_under_another_name() {
     }
     assert!(node.carried().is_empty(), "{:?}", node.carried());
 }
+
+#[test]
+fn what_a_node_plans_to_run_is_what_is_shown_approved_and_run() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = Setup::new().config(&config(&model, None, &json!({}))).start();
+    let node = Which::start_with(&gateway, &["system.run", "system.run.prepare"]);
+    let mut client = gateway.operator();
+    let params = json!({"sessionKey": "main", "message": "run make -j 2", "idempotencyKey": "k1"});
+    client.call("chat.send", &params).unwrap();
+    let asked = client.event("exec.approval.requested");
+    assert_eq!(
+        (&asked["request"]["command"], &asked["request"]["cwd"]),
+        (&json!("/usr/bin/make -j 2"), &json!("/work"))
+    );
+    client.call("exec.approval.resolve", &json!({"id": asked["id"], "decision": "allow-once"})).unwrap();
+    client.call("agent.wait", &json!({"runId": "k1", "timeoutMs": 20_000})).unwrap();
+    let carried = node.carried();
+    let run = carried.iter().find(|carried| carried.command == "system.run").unwrap();
+    assert_eq!((&run.params["command"], &run.params["cwd"]), (&json!(["/usr/bin/make", "-j", "2"]), &json!("/work")));
+    assert_eq!((&run.params["systemRunPlan"]["argv"], &run.params["approved"]), (&run.params["command"], &json!(true)));
+}

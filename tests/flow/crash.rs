@@ -18,7 +18,7 @@ const KILLS: usize = 6;
 const SOON: Duration = Duration::from_millis(130);
 const LATER: Duration = Duration::from_millis(3500);
 /// How long the last answer may take: everything before it comes to its end first.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What is said about message number `n`: the message, and its answer.
 fn talk(n: usize) -> (String, String) {

@@ -100,10 +100,17 @@ fn serve(mut client: Client, stop: &AtomicBool, carried: &Mutex<Vec<Carried>>) {
                 let request = &frame["payload"];
                 let key = request["idempotencyKey"].as_str().unwrap_or_default().to_owned();
                 let command = request["command"].as_str().unwrap_or_default().to_owned();
-                let params =
+                let params: Value =
                     serde_json::from_str(request["paramsJSON"].as_str().unwrap_or_default()).unwrap_or_default();
                 let payload = match command.as_str() {
                     "camera.snap" => json!({"format": "jpg", "base64": PICTURE_BASE64, "width": 1, "height": 1}),
+                    // A plan, as the real node host makes it: with the program's whole path and a folder.
+                    "system.run.prepare" => {
+                        let mut argv = params["command"].clone();
+                        argv[0] = json!(format!("/usr/bin/{}", argv[0].as_str().unwrap_or_default()));
+                        json!({"plan": {"argv": argv, "cwd": "/work", "commandText": "", "agentId": params["agentId"],
+                            "sessionKey": params["sessionKey"]}})
+                    }
                     "system.run" => json!({"exitCode": 0, "stdout": "it ran", "success": true}),
                     _ => json!({"bins": {"uname": "/usr/bin/uname"}}),
                 };

@@ -9,6 +9,8 @@ use crate::channels::{Channels, record};
 use crate::clock::UnixMs;
 use crate::id;
 
+/// How long updates are left alone for which there is no room.
+const HELD_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause after failures in a row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -19,12 +21,20 @@ pub(super) async fn run(channels: &Channels, account: &Arc<Account>) {
 
 /// Polls until dropped. What was read of a request that is dropped was not stored, and comes again.
 async fn poll(channels: &Channels, account: &Arc<Account>) {
-    let mut failures = 0u32;
+    let (mut failures, mut held) = (0u32, false);
     loop {
         match round(channels, account).await {
-            Ok(()) => {
-                failures = 0;
+            Ok(Round::Stored) => {
+                (failures, held) = (0, false);
                 account.succeeded();
+            }
+            // Telegram keeps what is not asked for; the Bot API is well.
+            Ok(Round::Held(why)) => {
+                account.succeeded();
+                if !std::mem::replace(&mut held, true) {
+                    tracing::warn!(channel = CHANNEL, why, "updates wait until there is room for them");
+                }
+                tokio::time::sleep(HELD_PAUSE).await;
             }
             Err(error) => {
                 account.failed(&error);
@@ -39,7 +49,14 @@ async fn poll(channels: &Channels, account: &Arc<Account>) {
     }
 }
 
-async fn round(channels: &Channels, account: &Arc<Account>) -> Result<(), ApiError> {
+/// What became of the updates that were asked for.
+enum Round {
+    Stored,
+    /// Some can't be taken now: why.
+    Held(String),
+}
+
+async fn round(channels: &Channels, account: &Arc<Account>) -> Result<Round, ApiError> {
     if account.health().bot.is_none() {
         let bot = account.api.me().await?;
         // A webhook of a former configuration would keep every update to itself.
@@ -52,12 +69,16 @@ async fn round(channels: &Channels, account: &Arc<Account>) -> Result<(), ApiErr
     let (now, bot) = (UnixMs::now(), account.health().bot.unwrap_or_default().id);
     let next = channels.store().read(move |db| record::next_update(db, CHANNEL, bot, now)).await.map_err(lost)?;
     let updates = account.api.updates(next, POLL_S).await?;
-    if !updates.is_empty() {
-        receive::all(channels, account, updates)
-            .await
-            .map_err(|error| ApiError::Lost { reason: error.message.into_owned(), sent: false })?;
+    if updates.is_empty() {
+        return Ok(Round::Stored);
     }
-    Ok(())
+    match receive::all(channels, account, updates).await {
+        Ok(()) => Ok(Round::Stored),
+        Err(error) if error.retryable == Some(true) => Ok(Round::Held(error.message.into_owned())),
+        Err(error) => {
+            Err(ApiError::Lost { reason: format!("updates were not stored: {}", error.message), sent: false })
+        }
+    }
 }
 
 /// How long to wait after a failure.
