@@ -103,13 +103,15 @@ pub trait Site: Send + Sync + 'static {
         None
     }
     /// Answers a call of the HTTP API: who it is, whether they may, and then what they asked for. Dropped when the
-    /// client leaves.
+    /// client leaves. Without an API there is no such path.
     fn call(
         &self,
-        peer: SocketAddr,
-        endpoint: Endpoint,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Answer, Reject>> + Send;
+        _peer: SocketAddr,
+        _endpoint: Endpoint,
+        _request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Answer, Reject>> + Send {
+        std::future::ready(Err(reject::NOT_FOUND))
+    }
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<Self::Admitted, Reject>;
     /// Hears of every refusal, for the counters.

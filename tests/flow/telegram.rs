@@ -173,8 +173,8 @@ fn a_long_answer_is_shown_while_it_is_written_and_edited_at_a_bounded_rate() {
     assert!(!previews.is_empty() && previews.iter().all(|(_, text, _)| text.ends_with(" …")), "{previews:?}");
     let gaps: Vec<_> = previews.windows(2).map(|pair| pair[1].2 - pair[0].2).collect();
     assert!(gaps.iter().all(|gap| *gap > Duration::from_millis(900)), "{gaps:?}");
-    // Somebody has enough of it.
-    bot.write(42, &format!("drip {words}"));
+    // Somebody has enough of it, long before its end.
+    bot.write(42, &format!("drip {}", "word ".repeat(200)));
     bot.wait_for(2, SOON);
     operator.call("chat.abort", &json!({"sessionKey": "main"})).unwrap();
     let until = Instant::now() + SOON;
