@@ -30,7 +30,7 @@ fn every_refused_call_leaves_one_line_with_its_reason() {
     let invoke = |node_id: &str, key: &str| json!({"nodeId": node_id, "command": "system.which", "timeoutMs": 50, "idempotencyKey": key});
     for (method, params, reason) in [
         ("no.such", json!({}), "unknown method: no.such"),
-        ("cron.list", json!({}), "cron.list is not implemented"),
+        ("cron.add", json!({}), "cron.add is not implemented"),
         ("health", json!({"probe": 7}), "invalid health params"),
         ("node.event", json!({}), "unauthorized role: operator"),
         ("node.invoke", invoke("nope", "1"), "node not connected"),
