@@ -83,16 +83,16 @@ pub fn serve(deltas: u32, places: u32) -> io::Result<()> {
     let step = Duration::from_secs(1) / (deltas.max(1) * places.max(1));
     let mut due = Instant::now();
     loop {
-        for place in 0..callers.len() {
+        for place in &mut callers {
             due += step;
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            if callers[place].is_none() {
-                callers[place] = streams.try_recv().ok();
+            if place.is_none() {
+                *place = streams.try_recv().ok();
             }
-            match callers[place].as_mut().map(|stream| stream.write_all(delta.as_bytes())) {
+            match place.as_mut().map(|stream| stream.write_all(delta.as_bytes())) {
                 Some(Ok(())) => {}
                 // Who has left makes room.
-                Some(Err(_)) => callers[place] = None,
+                Some(Err(_)) => *place = None,
                 // Full, as nobody reads it.
                 None => drop(nowhere.send(delta.as_bytes())),
             }

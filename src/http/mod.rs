@@ -263,8 +263,9 @@ async fn respond<S: Site>(
 ) -> Result<Answer, Reject> {
     let files = site.interface();
     if let Some(endpoint) = Endpoint::of(request.uri().path()) {
-        let is_its_own = *request.method() == endpoint.method();
-        if !is_its_own && !(*request.method() == Method::HEAD && endpoint.method() == Method::GET) {
+        let (asked, takes) = (request.method(), endpoint.method());
+        let takes_it = *asked == takes || (*asked == Method::HEAD && takes == Method::GET);
+        if !takes_it {
             return Ok(api::wrong_method(endpoint));
         }
         if site.readiness() != Readiness::Ready {

@@ -33,20 +33,23 @@ fn tables(announced: &BTreeSet<String>) -> String {
     for (endpoint, is_here, about) in clawgate::http::api::TABLE {
         let _ = writeln!(page, "| `{endpoint}` | {} | {about} |", if *is_here { "yes" } else { "no" });
     }
-    let groups: [(&str, &dyn Fn(&str) -> bool); 3] = [
-        ("Answered", &|name| announced.contains(name) && !empty.contains(name)),
-        ("Answered empty, because there is none of it here", &|name| announced.contains(name) && empty.contains(name)),
-        ("Not there: `UNAVAILABLE` with `details.code = \"METHOD_NOT_IMPLEMENTED\"`", &|name| {
-            !announced.contains(name)
-        }),
+    let kind = |name: &str| match (announced.contains(name), empty.contains(name)) {
+        (true, false) => 0,
+        (true, true) => 1,
+        (false, _) => 2,
+    };
+    let titles = [
+        "Answered",
+        "Answered empty, because there is none of it here",
+        "Not there: `UNAVAILABLE` with `details.code = \"METHOD_NOT_IMPLEMENTED\"`",
     ];
     let _ = write!(
         page,
         "\n## Methods\n\nOf the {} that the wire knows. In brackets: what a caller needs.\n",
         METHODS.len()
     );
-    for (title, is_in) in groups {
-        let names: Vec<_> = METHODS.iter().filter(|(name, _)| is_in(name)).collect();
+    for (number, title) in titles.into_iter().enumerate() {
+        let names: Vec<_> = METHODS.iter().filter(|(name, _)| kind(name) == number).collect();
         let _ = write!(page, "\n### {title} ({})\n\n", names.len());
         let mut line = String::new();
         for (at, (name, access)) in names.iter().enumerate() {
