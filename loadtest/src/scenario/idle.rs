@@ -21,6 +21,8 @@ use crate::stats::{Follower, Moment, Side, Tally};
 use crate::target::Target;
 use crate::wire::Who;
 
+/// Connections that come and go before any is measured.
+const FIRST: u32 = 50;
 /// Interval of the moments of a rest.
 const MOMENT: Duration = Duration::from_millis(500);
 
@@ -171,8 +173,11 @@ pub fn run(options: &Idle, run: &Run) -> Result<Report> {
 
     // What the first connection ever makes a gateway allocate is not the price of a connection, and what it needed to start
     // and gives back soon after is not to be taken off it.
-    Control::connect(&target.gateway)?.call("health", Some(&json!({})))?;
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(2));
+    for _ in 0..FIRST {
+        Control::connect(&target.gateway)?.call("health", Some(&json!({})))?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
     let mut crowd = engine(run, count as usize)?;
     let gateway = Rest::of(run, options.settle, &mut crowd, process, &wires, &mut progress)?;
     drop(crowd);
