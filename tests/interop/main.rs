@@ -42,21 +42,35 @@ use serde_json::Value;
 
 /// Makes a test of each claim for each release of the real clients.
 macro_rules! for_each_release {
-    ($($claim:ident),+ $(,)?) => {
-        mod release_2026_9_6 { $(#[test] fn $claim() { crate::parts::with(|| super::$claim(super::CURRENT)); })+ }
-        mod release_2026_6_11 { $(#[test] fn $claim() { crate::parts::with(|| super::$claim(super::OLDER)); })+ }
+    (always: [$($claim:ident),+ $(,)?], at_length: [$($longer:ident),+ $(,)?] $(,)?) => {
+        mod release_2026_9_6 {
+            $(#[test] fn $claim() { crate::parts::with(|| super::$claim(super::CURRENT)); })+
+            $(#[test] fn $longer() { crate::parts::with(|| super::$longer(super::CURRENT)); })+
+        }
+        mod release_2026_6_11 {
+            $(#[test] fn $claim() { crate::parts::with(|| super::$claim(super::OLDER)); })+
+            $(
+                #[test]
+                #[ignore = "a minute and a half for these: before a release, with --ignored"]
+                fn $longer() { crate::parts::with(|| super::$longer(super::OLDER)); }
+            )+
+        }
     };
 }
 
 for_each_release! {
-    the_cli_reads_health_status_channels_and_logs,
-    the_cli_says_what_the_gateway_refused,
-    the_cli_comes_in_over_tls_by_its_pin_and_by_no_other,
-    a_node_pairs_is_invoked_and_survives_a_restart,
-    a_node_is_renamed_and_a_removed_one_is_cut_off_at_once,
-    a_telegram_message_is_answered_with_what_a_real_node_says,
-    the_cli_talks_with_the_agent_and_sees_the_channel,
-    the_terminal_ui_holds_a_conversation,
+    always: [
+        the_cli_reads_health_status_channels_and_logs,
+        a_node_pairs_is_invoked_and_survives_a_restart,
+        the_cli_talks_with_the_agent_and_sees_the_channel,
+    ],
+    at_length: [
+        the_cli_says_what_the_gateway_refused,
+        the_cli_comes_in_over_tls_by_its_pin_and_by_no_other,
+        a_node_is_renamed_and_a_removed_one_is_cut_off_at_once,
+        a_telegram_message_is_answered_with_what_a_real_node_says,
+        the_terminal_ui_holds_a_conversation,
+    ],
 }
 
 fn the_cli_reads_health_status_channels_and_logs(release: Release) {
