@@ -11,12 +11,13 @@ use proptest::prelude::*;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 9] = [
+const TARGETS: [(&str, Check); 10] = [
     ("auth", clawgate::fuzz::auth::check),
     ("config", clawgate::config::fuzz::config_text),
     ("connect", clawgate::fuzz::connect::check),
     ("device_payload", clawgate::fuzz::device_payload::check),
     ("forwarded", clawgate::fuzz::forwarded::check),
+    ("http_api", clawgate::fuzz::http_api::check),
     ("http_head", clawgate::fuzz::http_head::check),
     ("machine", clawgate::fuzz::machine::check),
     ("pairing", clawgate::fuzz::pairing::check),

@@ -10,6 +10,7 @@ pub mod auth;
 pub mod connect;
 pub mod device_payload;
 pub mod forwarded;
+pub mod http_api;
 pub mod http_head;
 pub mod machine;
 pub mod pairing;

@@ -297,7 +297,7 @@ fn harden(headers: &mut HeaderMap) {
 
 /// The path of a request as one inside the folder: decoded once, `/` between its parts. `None` for what is no name of
 /// a file there: `..`, hidden files, empty parts, backslashes, control characters.
-fn relative(path: &str) -> Option<String> {
+pub(crate) fn relative(path: &str) -> Option<String> {
     let decoded = decode(path.strip_prefix('/').unwrap_or(path))?;
     let is_name = |part: &str| !part.is_empty() && !part.starts_with('.');
     let inner = decoded.strip_suffix('/').unwrap_or(&decoded);
