@@ -21,7 +21,7 @@
 //! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
 //! 2 adapters      private_file  net  tailscale  store  client  outgoing  config::load  node_host
 //! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
-//! 0 words         address  id  limits  secret  clock  wake  rpc::{envelope,error,scope}  ws::{message,close}
+//! 0 words         address  id  limits  secret  clock  text  wake  rpc::{envelope,error,scope}  ws::{message,close}
 //! ```
 //!
 //! `docs/architecture.md` has the reasons.
@@ -60,5 +60,6 @@ pub mod store;
 pub mod system;
 pub mod tailscale;
 pub mod task;
+pub mod text;
 pub mod wake;
 pub mod ws;

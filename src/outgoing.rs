@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
@@ -86,8 +86,13 @@ impl Outgoing {
     ///
     /// # Cancel safety
     /// Dropped, the exchange ends; what the other side has read it has read.
-    pub async fn send(&self, request: Request<Full<Bytes>>, within: Duration) -> Result<Answer, OutgoingError> {
+    pub async fn send(&self, mut request: Request<Full<Bytes>>, within: Duration) -> Result<Answer, OutgoingError> {
+        let connection = capture_connection(&mut request);
         match tokio::time::timeout(within, self.client.request(request)).await {
+            // A name that is not found, a handshake that hangs: nobody has seen the request.
+            Err(_) if connection.connection_metadata().is_none() => {
+                Err(OutgoingError::Failed { reason: format!("no connection within {within:?}"), sent: false })
+            }
             Err(_) => Err(OutgoingError::Timeout(within)),
             Ok(Err(error)) => Err(OutgoingError::Failed { reason: reason(&error), sent: !error.is_connect() }),
             Ok(Ok(answer)) => {

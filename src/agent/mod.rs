@@ -285,8 +285,16 @@ impl Agent {
         let open = self.0.store.load(record::open)?;
         let count = open.len();
         for run in open {
-            tracing::info!(run = %run.id, session = %run.session, running = run.running, "a run goes on after a restart");
-            self.start(Arc::new(Live::new(run.id, run.session, Origin::default(), run.asked, run.running)));
+            let is_awaited = run.asked.is_awaited;
+            let (id, key) = (run.id.clone(), run.session.clone());
+            let live = Arc::new(Live::new(run.id, run.session, Origin::default(), run.asked, run.running));
+            if is_awaited {
+                tracing::info!(run = %id, session = %key, "a run whose caller went with the restart ends");
+                live.stop.send_replace(Some("aborted"));
+            } else {
+                tracing::info!(run = %id, session = %key, running = live.began, "a run goes on after a restart");
+            }
+            self.start(live);
         }
         Ok(count)
     }

@@ -84,12 +84,23 @@ pub struct Asked {
     /// How the model is to choose its words, for this run.
     #[serde(default, skip_serializing_if = "Sampling::is_default")]
     pub sampling: Sampling,
+    /// Whoever asked waits for the answer, and takes the run with them when they leave: nobody does after a restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_awaited: bool,
 }
 
 impl Asked {
     /// A message, and nothing about how it is answered.
     pub fn of(message: Message) -> Self {
-        Self { message, route: None, timeout_ms: None, extra_system: None, model: None, sampling: Sampling::default() }
+        Self {
+            message,
+            route: None,
+            timeout_ms: None,
+            extra_system: None,
+            model: None,
+            sampling: Sampling::default(),
+            is_awaited: false,
+        }
     }
 }
 

@@ -3,10 +3,16 @@
 //! Of OpenAI's API this is the part that an agent can serve: the conversation, streaming, and how words are chosen. What
 //! the agent does by itself (models, tools) is not the caller's to bring: see [`parse`].
 
-use serde::Deserialize;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::fault::Fault;
+use super::fault::{Fault, text};
 use crate::clock::UnixMs;
 use crate::sessions::message::{Block, Message, Usage};
 
@@ -14,6 +20,8 @@ use crate::sessions::message::{Block, Message, Usage};
 const MAX_TEXT_BYTES: usize = 512 * 1024;
 /// Messages of a request.
 const MAX_MESSAGES: usize = 2000;
+/// Parts of a message.
+const MAX_PARTS: usize = 256;
 /// Pictures of the last message.
 const MAX_IMAGES: usize = 8;
 /// Bytes of one picture, decoded.
@@ -61,24 +69,26 @@ pub struct Choice {
     pub max_tokens: Option<u32>,
 }
 
+/// A body. What is only looked at stays as it was written, and every list has its most: a body makes no more memory than a
+/// few times its own size.
 #[derive(Deserialize)]
-struct Body {
+struct Body<'a> {
     model: String,
-    messages: Vec<Said>,
+    messages: AtMost<Said<'a>, MAX_MESSAGES>,
     #[serde(default)]
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
     #[serde(default)]
     user: Option<String>,
-    #[serde(default)]
-    n: Option<Value>,
-    #[serde(default)]
-    tools: Option<Value>,
-    #[serde(default)]
-    tool_choice: Option<Value>,
-    #[serde(default)]
-    functions: Option<Value>,
+    #[serde(default, borrow)]
+    n: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    tools: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    tool_choice: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    functions: Option<&'a RawValue>,
     #[serde(default)]
     temperature: Option<f64>,
     #[serde(default)]
@@ -90,7 +100,7 @@ struct Body {
     #[serde(default)]
     seed: Option<i64>,
     #[serde(default)]
-    stop: Option<Stop>,
+    stop: Option<TextOr<AtMost<String, 4>>>,
     #[serde(default)]
     max_tokens: Option<u64>,
     #[serde(default)]
@@ -104,44 +114,94 @@ struct StreamOptions {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Stop {
-    One(String),
-    Several(Vec<String>),
-}
-
-#[derive(Deserialize)]
-struct Said {
+struct Said<'a> {
     role: String,
     #[serde(default)]
-    content: Option<Content>,
+    content: Option<TextOr<AtMost<Part, MAX_PARTS>>>,
+    #[serde(default, borrow)]
+    tool_calls: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    r#type: String,
     #[serde(default)]
-    tool_calls: Option<Value>,
+    text: Option<String>,
+    #[serde(default)]
+    image_url: Option<TextOr<ImageUrl>>,
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
+struct ImageUrl {
+    url: String,
+}
+
+/// A list of at most so many.
+struct AtMost<T, const MOST: usize>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for AtMost<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const MOST: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
+            type Value = AtMost<T, MOST>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {MOST}")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    if list.len() == MOST {
+                        return Err(serde::de::Error::custom(format!("{MOST} at most")));
+                    }
+                    list.push(item);
+                }
+                Ok(AtMost(list))
+            }
+        }
+
+        deserializer.deserialize_seq(List(PhantomData))
+    }
+}
+
+/// A text, or what stands in its place. Unlike an untagged enum it is read in one go.
+enum TextOr<T> {
     Text(String),
-    Parts(Vec<Part>),
+    Other(T),
 }
 
-#[derive(Deserialize)]
-#[serde(tag = "type")]
-enum Part {
-    #[serde(rename = "text", alias = "input_text")]
-    Text { text: String },
-    #[serde(rename = "image_url")]
-    Image { image_url: ImageUrl },
-    #[serde(other)]
-    Other,
-}
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(PhantomData<T>);
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ImageUrl {
-    Plain(String),
-    Object { url: String },
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = TextOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, or a list or an object in its place")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(TextOr::Text(text.to_owned()))
+            }
+
+            fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Self::Value, E> {
+                Ok(TextOr::Text(text))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(SeqAccessDeserializer::new(seq)).map(TextOr::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Either(PhantomData))
+    }
 }
 
 /// Reads a request.
@@ -149,7 +209,7 @@ enum ImageUrl {
 /// # Errors
 /// It is not JSON, or not what this gateway serves; the message names the field.
 pub fn parse(body: &[u8], now: UnixMs) -> Result<Completion, Fault> {
-    let mut parser = serde_json::Deserializer::from_slice(body);
+    let mut parser = serde_json::Deserializer::from_str(text(body)?);
     let body: Body = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { String::new() } else { format!("{path}: ") };
@@ -158,15 +218,12 @@ pub fn parse(body: &[u8], now: UnixMs) -> Result<Completion, Fault> {
     parser.end().map_err(|_| Fault::invalid("something follows the JSON of the body"))?;
     unsupported(&body)?;
     let choice = choice(&body)?;
-    if body.messages.len() > MAX_MESSAGES {
-        return Err(Fault::invalid(format!("messages: {MAX_MESSAGES} at most")));
-    }
     let (mut system, mut before) = (Vec::new(), Vec::new());
-    let last = body.messages.len().saturating_sub(1);
-    for (at, said) in body.messages.into_iter().enumerate() {
+    let last = body.messages.0.len().saturating_sub(1);
+    for (at, said) in body.messages.0.into_iter().enumerate() {
         let Said { role, content, tool_calls } = said;
         let place = format!("messages[{at}]");
-        if tool_calls.is_some_and(|calls| calls.as_array().is_some_and(|calls| !calls.is_empty())) {
+        if is_some(tool_calls) {
             return Err(tools_are_ours(&place));
         }
         match role.as_str() {
@@ -225,26 +282,27 @@ fn tools_are_ours(place: &str) -> Fault {
     .coded("unsupported")
 }
 
-fn unsupported(body: &Body) -> Result<(), Fault> {
-    let is_some = |value: &Option<Value>| match value {
-        None | Some(Value::Null) => false,
-        Some(Value::Array(items)) => !items.is_empty(),
-        Some(_) => true,
-    };
-    if is_some(&body.tools) && body.tool_choice != Some(json!("none")) {
+fn unsupported(body: &Body<'_>) -> Result<(), Fault> {
+    if is_some(body.tools) && body.tool_choice.is_none_or(|choice| choice.get() != "\"none\"") {
         return Err(tools_are_ours("tools"));
     }
-    if is_some(&body.functions) {
+    if is_some(body.functions) {
         return Err(tools_are_ours("functions"));
     }
-    match &body.n {
-        None | Some(Value::Null) => Ok(()),
-        Some(n) if *n == json!(1) => Ok(()),
-        Some(_) => Err(Fault::invalid("n: one answer at a time is made").coded("unsupported")),
+    match body.n {
+        Some(n) if serde_json::from_str::<f64>(n.get()).ok() != Some(1.0) => {
+            Err(Fault::invalid("n: one answer at a time is made").coded("unsupported"))
+        }
+        _ => Ok(()),
     }
 }
 
-fn choice(body: &Body) -> Result<Choice, Fault> {
+/// Whether there is anything: a list that is empty is nothing.
+fn is_some(value: Option<&RawValue>) -> bool {
+    value.is_some_and(|value| !value.get().bytes().filter(|byte| !byte.is_ascii_whitespace()).eq(*b"[]"))
+}
+
+fn choice(body: &Body<'_>) -> Result<Choice, Fault> {
     let within = |name: &str, value: Option<f64>, least: f64, most: f64| match value {
         Some(value) if !(least..=most).contains(&value) => {
             Err(Fault::invalid(format!("{name}: a number from {least} to {most}")))
@@ -257,10 +315,10 @@ fn choice(body: &Body) -> Result<Choice, Fault> {
     };
     let stop = match &body.stop {
         None => Vec::new(),
-        Some(Stop::One(word)) => vec![word.clone()],
-        Some(Stop::Several(words)) => words.clone(),
+        Some(TextOr::Text(word)) => vec![word.clone()],
+        Some(TextOr::Other(words)) => words.0.clone(),
     };
-    if stop.len() > 4 || stop.iter().any(String::is_empty) {
+    if stop.iter().any(String::is_empty) {
         return Err(Fault::invalid("stop: 4 texts at most, none of them empty"));
     }
     let older = tokens("max_tokens", body.max_tokens)?;
@@ -276,21 +334,28 @@ fn choice(body: &Body) -> Result<Choice, Fault> {
 }
 
 /// Text and pictures of a message; pictures only where they are wanted.
-fn content_of(content: Option<Content>, wants_images: bool, place: &str) -> Result<(String, Vec<Block>), Fault> {
+fn content_of(
+    content: Option<TextOr<AtMost<Part, MAX_PARTS>>>,
+    wants_images: bool,
+    place: &str,
+) -> Result<(String, Vec<Block>), Fault> {
     let (mut texts, mut images) = (Vec::new(), Vec::new());
     match content {
         None => {}
-        Some(Content::Text(text)) => texts.push(text),
-        Some(Content::Parts(parts)) => {
-            for part in parts {
-                match part {
-                    Part::Text { text } => texts.push(text),
+        Some(TextOr::Text(text)) => texts.push(text),
+        Some(TextOr::Other(AtMost(parts))) => {
+            for Part { r#type, text, image_url } in parts {
+                match (r#type.as_str(), text, image_url) {
+                    ("text" | "input_text", Some(text), _) => texts.push(text),
                     // Of what was said before, the words are enough.
-                    Part::Image { .. } if !wants_images => {}
-                    Part::Image { image_url: ImageUrl::Plain(url) | ImageUrl::Object { url } } => {
+                    ("image_url", _, Some(_)) if !wants_images => {}
+                    ("image_url", _, Some(TextOr::Text(url) | TextOr::Other(ImageUrl { url }))) => {
                         images.push(image(&url, place)?);
                     }
-                    Part::Other => {
+                    ("text" | "input_text" | "image_url", ..) => {
+                        return Err(Fault::invalid(format!("{place}.content: a part lacks what its type says it has")));
+                    }
+                    _ => {
                         return Err(Fault::invalid(format!("{place}.content: parts are of type text or image_url"))
                             .coded("unsupported"));
                     }
@@ -468,7 +533,12 @@ mod tests {
             ("messages", json!("hi"), "messages"),
             ("model", Value::Null, "model"),
             ("tools", json!([{"type": "function"}]), "not served"),
+            ("tools", json!({}), "not served"),
             ("n", json!(2), "one answer"),
+            ("messages", json!([{"role": "user", "content": [{"type": "text"}]}]), "lacks"),
+            ("messages", vec![json!({"role": "user", "content": "x"}); MAX_MESSAGES + 1].into(), "2000 at most"),
+            ("messages", json!([{"role": "user", "content": vec![0; MAX_PARTS + 1]}]), "messages[0].content"),
+            ("stop", json!(["a", "b", "c", "d", "e"]), "4 at most"),
             ("temperature", json!(2.1), "from 0 to 2"),
             ("top_p", json!(-0.1), "from 0 to 1"),
             ("seed", json!(1.5), "seed"),
@@ -479,7 +549,13 @@ mod tests {
             let fault = with(key, value.clone()).unwrap_err();
             assert!(fault.message.contains(why), "{key} {value}: {}", fault.message);
         }
-        for (key, value) in [("tools", json!([])), ("n", json!(1)), ("functions", Value::Null), ("frob", json!(1))] {
+        for (key, value) in [
+            ("tools", json!([])),
+            ("n", json!(1)),
+            ("functions", Value::Null),
+            ("frob", json!(1)),
+            ("stop", json!(["a", "b"])),
+        ] {
             assert!(with(key, value).is_ok(), "{key}");
         }
         assert!(parse(b"{\"model\":", UnixMs(0)).is_err() && parse(b"\xff", UnixMs(0)).is_err());

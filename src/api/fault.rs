@@ -5,6 +5,19 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 
 use crate::rpc::error::{ErrorCode, RpcError};
+use crate::text::plain;
+
+/// Characters of a message that was made for one fault.
+const MAX_MESSAGE_CHARS: usize = 400;
+
+/// A body as the text that JSON is (RFC 8259, 8.1). A parser alone would let pass what it skips.
+///
+/// # Errors
+/// It is not UTF-8.
+pub fn text(body: &[u8]) -> Result<&str, Fault> {
+    std::str::from_utf8(body)
+        .map_err(|error| Fault::invalid(format!("the body is not UTF-8, from byte {} on", error.valid_up_to())))
+}
 
 /// What kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +85,14 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault without a code.
+    /// A fault without a code. A message may quote what a caller sent: of what is not the gateway's own words,
+    /// [`MAX_MESSAGE_CHARS`] are kept, and nothing that could forge a line of the log.
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), code: None }
+        let message = match message.into() {
+            Cow::Borrowed(own) => Cow::Borrowed(own),
+            Cow::Owned(made) => Cow::Owned(plain(&made, MAX_MESSAGE_CHARS)),
+        };
+        Self { kind, message, code: None }
     }
 
     /// The request is wrong.

@@ -7,10 +7,11 @@
 //! Without `user` or a session key a request has a session of its own, which is gone when it is answered. With one, the
 //! session goes on, and its transcript is the memory: of the messages only the last one is taken then.
 //!
-//! Where to start reading: [`completion`] (the words), [`fault`] (what can go wrong), [`Api::complete`].
+//! Where to start reading: [`completion`] and [`tool_call`] (the words), [`fault`] (what can go wrong), [`Api::complete`].
 
 pub mod completion;
 pub mod fault;
+pub mod tool_call;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -34,6 +34,7 @@ use crate::sessions::{Origin, Sessions};
 use crate::task;
 use completion::{Answering, Completion};
 use fault::{Fault, Kind};
+use tool_call::ToolCall;
 
 /// Pieces of a stream that wait for its reader.
 const PIECES: usize = 8;
@@ -43,6 +44,8 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// Bytes of a body above which it is parsed on a thread for what blocks.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
+/// What the keys of sessions begin with that are made for one request.
+const PASSING: &str = "agent:main:openai:";
 /// Session keys that are the gateway's own business.
 const RESERVED: [&str; 3] = ["subagent:", "cron:", "acp:"];
 /// Tools that are not called over HTTP unless `gateway.tools.allow` names them: with them a caller has the host.
@@ -109,6 +112,33 @@ impl Api {
         Self(Arc::new(Inner { agent, sessions, settings }))
     }
 
+    /// Deletes the sessions that were made for one request and outlived a former process. Once, when the agent has resumed.
+    pub fn sweep(&self) {
+        for (key, _) in self.0.sessions.all() {
+            if key.as_str().starts_with(PASSING) {
+                self.forget(key, None);
+            }
+        }
+    }
+
+    /// Deletes a session that was made for one request, once its run has ended.
+    fn forget(&self, key: SessionKey, run: Option<String>) {
+        let Inner { agent, sessions, .. } = &*self.0;
+        let (agent, sessions) = (agent.clone(), sessions.clone());
+        task::spawn_on(agent.clone().runtime(), "api.forget", async move {
+            let ended = match run.or_else(|| sessions.in_flight(&key).map(|run| run.run_id)) {
+                Some(run) => agent.wait(&run, Duration::from_secs(10)).await.map(drop),
+                None => Ok(()),
+            };
+            if let Err(error) = match ended {
+                Ok(()) => sessions.delete(&key, true, UnixMs::now()).await.map(drop),
+                Err(error) => Err(error),
+            } {
+                tracing::warn!(session = %key, error = %error.message, "a session that was made for one request stays");
+            }
+        });
+    }
+
     /// Whether chat completions and models are served at all.
     pub fn serves_completions(&self) -> bool {
         self.0.settings.chat_completions
@@ -159,13 +189,14 @@ impl Api {
         mut answer: oneshot::Sender<Result<Reply, Fault>>,
     ) {
         let now = UnixMs::now();
-        let begun = async {
-            let completion = parse(body, now).await?;
-            self.begin(scopes, wants, completion, now).await
-        };
-        let begun = tokio::select! {
-            begun = begun => begun,
+        let parsed = tokio::select! {
+            parsed = parse(body, now) => parsed,
             () = answer.closed() => return,
+        };
+        // Not given up half-way: a run that is on its way to the disk begins there, and somebody must be here to stop it.
+        let begun = match parsed {
+            Ok(completion) => self.begin(scopes, wants, completion, now).await,
+            Err(fault) => Err(fault),
         };
         let (mut run, answering, stream) = match begun {
             Ok(begun) => begun,
@@ -225,7 +256,8 @@ impl Api {
             stop: choice.stop,
             max_tokens: choice.max_tokens,
         };
-        let asked = Asked { extra_system: system, model: own, sampling: choice, ..Asked::of(message) };
+        let asked =
+            Asked { extra_system: system, model: own, sampling: choice, is_awaited: true, ..Asked::of(message) };
         let origin = Origin { channel: None, display_name: None, via: Some("operator") };
         let agent = &self.0.agent;
         let listener = agent.ask_and_listen(run_id.clone(), key.clone(), origin, before, asked, now).await?;
@@ -246,60 +278,45 @@ impl Api {
         self.0.agent.model_named(name).ok_or_else(unknown)
     }
 
-    /// `POST /tools/invoke`, for a caller with `scopes` whom a proxy calls `user`.
+    /// `POST /tools/invoke`, for a caller with `scopes` whom a proxy calls `user`. `lost` ends when the caller loses its
+    /// right.
     ///
     /// # Errors
     /// See [`Fault`].
-    pub async fn invoke_tool(&self, scopes: ScopeSet, user: Option<String>, body: Bytes) -> Result<Value, Fault> {
+    pub async fn invoke_tool(
+        &self,
+        scopes: ScopeSet,
+        user: Option<String>,
+        body: Bytes,
+        lost: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Value, Fault> {
         let (mut answer, answered) = oneshot::channel();
         let api = self.clone();
         task::spawn_on(self.0.agent.runtime(), "api.invoke", async move {
             tokio::select! {
-                result = api.invoke(scopes, user.as_deref(), &body) => drop(answer.send(result)),
+                biased;
                 // Nobody waits for it: what the node does by then is the node's.
                 () = answer.closed() => {}
+                () = lost => drop(answer.send(Err(lost_right()))),
+                result = api.invoke(scopes, user.as_deref(), &body) => drop(answer.send(result)),
             }
         });
         answered.await.unwrap_or_else(|_| Err(given_up()))
     }
 
     async fn invoke(&self, scopes: ScopeSet, user: Option<&str>, body: &[u8]) -> Result<Value, Fault> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Request {
-            name: Option<String>,
-            tool: Option<String>,
-            action: Option<String>,
-            args: Option<Value>,
-            session_key: Option<String>,
-            agent_id: Option<String>,
-            idempotency_key: Option<String>,
-        }
-        let request: Request = serde_json::from_slice(body)
-            .map_err(|error| Fault::invalid(format!("the body is not a call of a tool: {error}")))?;
-        let name = request.name.or(request.tool).map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| Fault::invalid("tool: the name of one is needed"))?;
-        if let Some(agent) = &request.agent_id {
+        let ToolCall { name, args, session_key: session, agent_id, idempotency_key } = tool_call::parse(body)?;
+        if let Some(agent) = &agent_id {
             check_agent(agent)?;
         }
-        if let Some(key) = &request.session_key {
+        if let Some(key) = &session {
             check_agent(session_key(key)?.agent())?;
-        }
-        let key = request.idempotency_key;
-        if key.as_ref().is_some_and(|key| key.len() > 512 || key.chars().any(char::is_control)) {
-            return Err(Fault::invalid("idempotencyKey: 512 bytes without control characters at most"));
-        }
-        let mut args = request.args.unwrap_or_else(|| json!({}));
-        if let (Some(action), Value::Object(args)) = (request.action, &mut args)
-            && name == "nodes"
-        {
-            args.entry("action").or_insert_with(|| action.into());
         }
         if !self.may_be_called(scopes, &name) {
             return Err(no_tool(&name));
         }
         let whose = format!("http {}", user.unwrap_or_default());
-        let once = key.as_deref().map(|key| (whose.as_str(), key));
+        let once = idempotency_key.as_deref().map(|key| (whose.as_str(), key));
         let called = self.0.agent.invoke_tool(&name, &args, once).await;
         called.map(|result| json!({"ok": true, "result": result})).map_err(|error| match error {
             ToolError::Unknown(name) => no_tool(&name),
@@ -343,23 +360,12 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        let Inner { agent, sessions, .. } = &*self.api.0;
         if self.is_open {
-            agent.stop(&self.key, Some(&self.id), "aborted");
+            self.api.0.agent.stop(&self.key, Some(&self.id), "aborted");
         }
-        if self.is_kept {
-            return;
+        if !self.is_kept {
+            self.api.forget(self.key.clone(), Some(self.id.clone()));
         }
-        let (agent, sessions, id, key) = (agent.clone(), sessions.clone(), self.id.clone(), self.key.clone());
-        task::spawn_on(agent.clone().runtime(), "api.forget", async move {
-            let ended = agent.wait(&id, Duration::from_secs(10)).await;
-            if let Err(error) = match ended {
-                Ok(_) => sessions.delete(&key, true, UnixMs::now()).await.map(drop),
-                Err(error) => Err(error),
-            } {
-                tracing::warn!(session = %key, error = %error.message, "a session that was made for one request stays");
-            }
-        });
     }
 }
 
@@ -376,8 +382,12 @@ async fn stream_out(
     let mut next = answering.begin();
     loop {
         let sending = tokio::time::timeout(READ_WITHIN, pieces.send(std::mem::take(&mut next).into()));
-        if !matches!(sending.await, Ok(Ok(()))) {
-            return;
+        tokio::select! {
+            // Who reads slowly learns of it by the end of the stream.
+            () = &mut lost => return,
+            sent = sending => if !matches!(sent, Ok(Ok(()))) {
+                return;
+            }
         }
         let end = tokio::select! {
             biased;
@@ -483,7 +493,8 @@ fn given_up() -> Fault {
     Fault::failed("the gateway gave this call up; see its log")
 }
 
-fn lost_right() -> Fault {
+/// The caller's right went while this was under way.
+pub fn lost_right() -> Fault {
     Fault::new(Kind::Unauthorized, "the gateway's auth settings changed while this was answered").coded("auth_changed")
 }
 
@@ -536,22 +547,28 @@ fn session_key(text: &str) -> Result<SessionKey, Fault> {
     Ok(key)
 }
 
-/// The session of a `user`, however the caller writes them.
+/// The session of a `user`, however the caller writes them. Keys know no capitals: users whose names differ in them alone
+/// are told apart by a digest.
 fn key_of_user(user: &str) -> Result<SessionKey, Fault> {
     let mut name = String::with_capacity(user.len());
     for c in user.chars() {
-        if c.is_whitespace() || c.is_control() || c == '%' {
+        if c.is_whitespace() || c.is_control() || matches!(c, '%' | '~') {
             let mut bytes = [0; 4];
             c.encode_utf8(&mut bytes).bytes().for_each(|byte| name.push_str(&format!("%{byte:02x}")));
         } else {
             name.push(c);
         }
     }
+    if name.to_lowercase() != name {
+        let digest = ring::digest::digest(&ring::digest::SHA256, user.as_bytes());
+        name.push('~');
+        digest.as_ref().iter().take(8).for_each(|byte| name.push_str(&format!("{byte:02x}")));
+    }
     SessionKey::parse(&format!("openai-user:{name}")).ok_or_else(|| Fault::invalid("user: too long"))
 }
 
 fn passing_key() -> Result<SessionKey, Fault> {
-    SessionKey::parse(&format!("openai:{}", id::uuid())).ok_or_else(|| Fault::failed("no session key"))
+    SessionKey::parse(&format!("{PASSING}{}", id::uuid())).ok_or_else(|| Fault::failed("no session key"))
 }
 
 #[cfg(test)]
@@ -576,7 +593,12 @@ mod tests {
 
     #[test]
     fn sessions_are_named_by_key_or_by_user_and_not_the_gateways_own() {
-        assert_eq!(key_of_user("Ann Lee").unwrap().as_str(), "agent:main:openai-user:ann%20lee");
+        assert_eq!(key_of_user("ann lee").unwrap().as_str(), "agent:main:openai-user:ann%20lee");
+        let keys =
+            ["aB3x", "Ab3X", "ab3x", "\u{212a}", "k", "ab3x~0123456789abcdef"].map(|user| key_of_user(user).unwrap());
+        let different: BTreeSet<_> = keys.iter().map(SessionKey::as_str).collect();
+        assert_eq!(different.len(), keys.len(), "{different:?}");
+        assert!(key_of_user(&"\u{c4}".repeat(128)).is_ok(), "as long as a user may be");
         assert_eq!(session_key("work").unwrap().as_str(), "agent:main:work");
         for wrong in ["subagent:x", "agent:main:cron:x", "acp:1", "agent:other:x", "a b", ""] {
             assert!(session_key(wrong).is_err(), "{wrong}");

@@ -53,8 +53,8 @@ use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
 use crate::secret::SecretHash;
 use crate::shutdown::Shutdown;
-use crate::system::journal::plain;
 use crate::tailscale::{LocalApi, localapi};
+use crate::text::plain;
 use crate::ws::close::{Close, CloseCode};
 
 /// Times that a connect is decided on: again after a silent pairing, and whenever a right was taken back meanwhile.

@@ -13,8 +13,9 @@ use hyper::body::Incoming;
 use super::admission::{Admission, header_lines};
 use super::reception::too_many;
 use crate::api::fault::{Fault, Kind};
-use crate::api::{Api, Reply, Wants};
+use crate::api::{Api, Reply, Wants, lost_right};
 use crate::auth::ingress::Listener;
+use crate::auth::standing::stands;
 use crate::auth::{AuthMode, Denied, Grant, HeaderView, HttpRequest, Verdict, authorize_http};
 use crate::clock::UnixMs;
 use crate::http::api::{self, Endpoint};
@@ -60,6 +61,8 @@ impl Admission {
         tracing::debug!(%peer, ?endpoint, by = %grant.method(), user = grant.user(), "http call");
         let answered = match api::read(endpoint, body, &self.body_room).await {
             Err(fault) => Err(fault),
+            // A body takes its time, and a secret can be changed meanwhile.
+            Ok(_) if stands(&grant, &self.policy.load()).is_err() => Err(lost_right()),
             Ok((body, held)) => {
                 let serving = Serving { admission: &self, api: &api, grant, head: &head };
                 serving.answer(endpoint, body).await.map(|reply| match reply {
@@ -149,7 +152,8 @@ impl Serving<'_> {
             }
             Endpoint::ToolsInvoke => {
                 let user = self.grant.user().map(str::to_owned);
-                self.api.invoke_tool(scopes, user, body).await.map(Reply::Json)
+                let lost = Arc::clone(self.admission).lost(self.grant);
+                self.api.invoke_tool(scopes, user, body, lost).await.map(Reply::Json)
             }
             Endpoint::Models => Ok(Reply::Json(Api::models())),
             Endpoint::Model => {

@@ -5,10 +5,10 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::system::journal::{self, LineFormat};
 
@@ -36,15 +36,27 @@ pub struct Logging {
     _guards: [WorkerGuard; 2],
 }
 
-/// Starts logging. `CLAWGATE_LOG` (the syntax of `tracing`'s `EnvFilter`) wins over `style.console`.
+/// What goes to standard error: `wanted` is the value of `CLAWGATE_LOG`, a level and levels of parts of the program
+/// (`warn,clawgate::channels=debug`). One that can't be read gives way to `least`, and is told of.
+fn console_filter(wanted: Option<&str>, least: LevelFilter) -> (Targets, Option<String>) {
+    match wanted.filter(|wanted| !wanted.is_empty()).map(str::parse::<Targets>) {
+        None => (Targets::new().with_default(least), None),
+        Some(Ok(targets)) => (targets, None),
+        Some(Err(error)) => {
+            let why = format!("CLAWGATE_LOG cannot be read ({error}): a level, or PART=LEVEL with commas between");
+            (Targets::new().with_default(least), Some(why))
+        }
+    }
+}
+
+/// Starts logging. `CLAWGATE_LOG` wins over `style.console`.
 ///
 /// # Errors
 /// The log folder cannot be used.
 pub fn start(folder: &Path, style: Style) -> Result<Logging, tracing_appender::rolling::InitError> {
     let (file, file_guard) = queued("log file", journal::open(folder)?);
     let (console, console_guard) = queued("log console", std::io::stderr());
-    let filter = EnvFilter::try_from_env("CLAWGATE_LOG")
-        .unwrap_or_else(|_| EnvFilter::default().add_directive(style.console.into()));
+    let (filter, complaint) = console_filter(std::env::var("CLAWGATE_LOG").ok().as_deref(), style.console);
     let lines = tracing_subscriber::fmt::layer().event_format(LineFormat);
     let console = if style.json {
         lines.with_writer(console).with_filter(filter).boxed()
@@ -59,5 +71,32 @@ pub fn start(folder: &Path, style: Style) -> Result<Logging, tracing_appender::r
     let file = tracing_subscriber::fmt::layer().event_format(LineFormat).with_writer(file).with_filter(style.file);
     // A second start in one process (tests) keeps the first one's subscriber.
     let _ = tracing_subscriber::registry().with(console).with(file).try_init();
+    if let Some(complaint) = complaint {
+        tracing::warn!("{complaint}");
+    }
     Ok(Logging { _guards: [file_guard, console_guard] })
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_names_parts_and_a_wrong_one_silences_nothing() {
+        let (filter, complaint) = console_filter(Some("warn,clawgate::channels=debug"), LevelFilter::INFO);
+        assert!(complaint.is_none());
+        assert!(filter.would_enable("clawgate::channels::telegram", &Level::DEBUG));
+        assert!(
+            !filter.would_enable("clawgate::http", &Level::INFO) && filter.would_enable("clawgate::http", &Level::WARN)
+        );
+        for (wanted, complains) in [(None, false), (Some(""), false), (Some("clawgate=loud"), true)] {
+            let (filter, complaint) = console_filter(wanted, LevelFilter::INFO);
+            assert!(
+                filter.would_enable("clawgate::http", &Level::INFO) && complaint.is_some() == complains,
+                "{wanted:?}"
+            );
+        }
+    }
 }

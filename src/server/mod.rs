@@ -245,6 +245,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             router,
         );
         let api = Api::new(domains.agent.clone(), domains.sessions.clone(), policy::api(&config));
+        let calls = api.clone();
         let admission = Arc::new(admission.examining_for(doctor).serving(api, policy::interface(&config)));
         admission.set_transport_security(config.gateway.strict_transport_security.as_deref());
 
@@ -275,6 +276,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         task::spawn("devices", domains.devices.clone().run());
         task::spawn("nodes", domains.nodes.clone().run());
         domains.agent.resume()?;
+        calls.sweep();
         domains.channels.start().await?;
         task::spawn_on(&background.handle(), "webhook", webhook::serve(domains.channels.clone(), shutdown.clone()));
         task::spawn("tend", tend(domains.clone()));

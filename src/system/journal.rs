@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
 
 use crate::rpc::error::RpcError;
+use crate::text::plain;
 
 /// Days of log that are kept.
 pub const KEPT_FILES: usize = 14;
@@ -127,25 +128,6 @@ fn read_end(path: &Path, tail: &Tail) -> io::Result<Tailed> {
     Ok(Tailed { file: path.to_owned(), cursor, size, lines, truncated, reset })
 }
 
-/// Text from outside on its way into a log or an error: no control or format characters (a line cannot be
-/// forged, a terminal not steered), at most `most` characters.
-pub fn plain(text: &str, most: usize) -> String {
-    let mut plain = String::new();
-    for (count, c) in text.chars().filter(|c| !c.is_control() && !is_format(*c)).enumerate() {
-        if count == most {
-            plain.push('…');
-            break;
-        }
-        plain.push(c);
-    }
-    plain
-}
-
-/// Characters of Unicode's category Cf that can reorder or hide what follows them.
-const fn is_format(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
 /// Writes events as lines for [`tail`].
 #[derive(Debug)]
 pub struct LineFormat;
@@ -246,11 +228,5 @@ mod tests {
         let folder = folder("aaaaaaaaaa\nb\n");
         let tailed = tail(folder.path(), &Tail { max_bytes: Some(5), ..Tail::default() }).unwrap();
         assert_eq!(tailed.lines, ["b"]);
-    }
-
-    #[test]
-    fn a_line_of_the_log_cannot_be_forged() {
-        assert_eq!(plain("a\r\n2026 ERROR b\u{1b}[31m\u{202e}x", 100), "a2026 ERROR b[31mx");
-        assert_eq!(plain("abc", 2), "ab…");
     }
 }

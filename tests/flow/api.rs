@@ -127,7 +127,7 @@ fn a_user_has_a_session_that_goes_on_and_who_has_none_brings_what_was_said() {
     let model = Model::start(Wire::OpenAi);
     let gateway = setup(&model, &json!({})).start();
     for text in ["echo a", "echo b"] {
-        let body = with(said(text), "user", json!("Ann Lee"));
+        let body = with(said(text), "user", json!("ann lee"));
         assert_eq!(call(&gateway, "/v1/chat/completions", &body).status, 200);
     }
     let mut client = gateway.operator();
@@ -248,6 +248,89 @@ fn a_stream_ends_when_the_secret_that_opened_it_is_another() {
     setup.config(&config);
     let rest = events.all();
     assert!(rest[0].contains("auth_changed") && rest[1] == "[DONE]", "{rest:?}");
+}
+
+#[test]
+fn a_body_that_comes_after_its_secret_was_changed_is_refused() {
+    let model = Model::start(Wire::OpenAi);
+    let auth = |token: &str| json!({"auth": {"mode": "token", "token": token}});
+    let setup = setup(&model, &auth("before")).no_token();
+    let gateway = setup.clone().start();
+    let bodies = [
+        ("/tools/invoke", json!({"tool": "system_which", "args": {"bins": ["uname"]}})),
+        ("/v1/chat/completions", said("echo x")),
+    ];
+    let late: Vec<_> = bodies
+        .iter()
+        .map(|(path, body)| {
+            let request = request(path, "before", body);
+            let (sooner, later) = request.split_at(request.len() - 3);
+            let mut stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(sooner.as_bytes()).unwrap();
+            (stream, later.to_owned())
+        })
+        .collect();
+    let mut config = config(&model, None, &json!({}));
+    config["gateway"] = auth("after");
+    config["gateway"]["http"] = json!({"endpoints": {"chatCompletions": {"enabled": true}}});
+    setup.config(&config);
+    let until = Instant::now() + PATIENCE;
+    while gateway.http(&request("/v1/models", "before", &Value::Null)).status != 401 {
+        assert!(Instant::now() < until, "the secret was not changed");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for (mut stream, later) in late {
+        stream.write_all(later.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("auth_changed"), "{answer}");
+    }
+    assert_eq!(model.asked(), 0);
+}
+
+#[test]
+fn a_call_that_went_with_a_restart_does_not_come_back() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = setup(&model, &json!({})).start();
+    for body in [said("slow"), with(said("slow"), "user", json!("u"))] {
+        let body = with(body, "stream", json!(true));
+        let mut events = Events::of(gateway.port, &request("/v1/chat/completions", TOKEN, &body));
+        while !events.next().unwrap().contains("Well") {}
+        std::mem::forget(events);
+    }
+    assert_eq!(gateway.operator().call("sessions.list", &json!({})).unwrap()["count"], 2);
+    let asked = model.asked();
+    let setup = gateway.setup();
+    // Dropped, it is killed.
+    drop(gateway);
+    let gateway = setup.start();
+    let mut client = gateway.operator();
+    wait_for_run(&mut client, "openai-user:u", false);
+    let until = Instant::now() + PATIENCE;
+    while client.call("sessions.list", &json!({})).unwrap()["count"] != 1 {
+        assert!(Instant::now() < until, "the session of a call stays");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(model.asked(), asked, "nobody waits for an answer");
+}
+
+#[test]
+fn what_a_caller_sends_comes_back_in_part_at_most() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = setup(&model, &json!({})).start();
+    let long = format!("forged\n2026-01-01 INFO {}", "x".repeat(100_000));
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"model": "openclaw", "messages": long})),
+        ("/tools/invoke", json!({"tool": "t", "args": {}, "action": [long]})),
+        ("/tools/invoke", json!({"tool": long})),
+    ] {
+        let answer = call(&gateway, path, &body);
+        let error = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(matches!(answer.status, 400 | 404) && error.len() < 600 && !error.contains('\n'), "{error}");
+    }
+    let lines = gateway.log_lines("http call failed");
+    assert!(lines.len() == 3 && lines.iter().all(|line| line.len() < 1000), "{lines:?}");
 }
 
 #[test]

@@ -308,15 +308,8 @@ fn read(status: u16, body: &[u8]) -> Result<Value, ApiError> {
     let Ok(envelope) = serde_json::from_slice::<Envelope>(body) else {
         // Something in between has answered: a proxy, a captive portal. Where it gave up waiting, or lost the other side
         // in the middle, the Bot API may have acted.
-        if matches!(status, 500 | 502 | 504) {
-            let reason = format!("something in between answered {status}");
-            return Err(ApiError::Lost { reason, sent: true });
-        }
-        return Err(ApiError::Refused {
-            code: status,
-            description: "not an answer of the Bot API".to_owned(),
-            retry_after: None,
-        });
+        let reason = format!("something in between answered {status}, and not the Bot API");
+        return Err(ApiError::Lost { reason, sent: matches!(status, 500 | 502 | 504) });
     };
     if envelope.ok {
         return Ok(envelope.result);
@@ -346,7 +339,12 @@ mod tests {
             br#"{"ok":false,"error_code":429,"description":"Too Many Requests","parameters":{"retry_after":3}}"#;
         assert!(matches!(read(429, flood),
             Err(ApiError::Refused { code: 429, retry_after: Some(after), .. }) if after == Duration::from_secs(3)));
-        assert!(matches!(read(503, b"<html>"), Err(ApiError::Refused { code: 503, .. })));
+        for (status, body) in [(503, &b"<html>"[..]), (200, b"<html>"), (302, b"")] {
+            assert!(
+                matches!(read(status, body), Err(ApiError::Lost { sent: false, .. })),
+                "{status}: it was asked nothing"
+            );
+        }
         assert!(matches!(read(504, b"<html>"), Err(ApiError::Lost { sent: true, .. })), "it may have acted");
     }
 }

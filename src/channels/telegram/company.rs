@@ -30,6 +30,9 @@ const TYPING_EVERY: Duration = Duration::from_secs(4);
 const EDIT_EVERY: Duration = Duration::from_secs(1);
 const EDIT_EVERY_IN_GROUPS: Duration = Duration::from_secs(4);
 
+/// The longest pause that is believed to be wanted.
+const LONGEST_WISH: Duration = Duration::from_secs(3600);
+
 /// Longer than any call of the Bot API takes.
 const LONG: Duration = Duration::from_secs(120);
 
@@ -42,6 +45,14 @@ impl Previews {
     pub(super) async fn quiet(&self, run_id: &str) {
         let gate = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(run_id).cloned();
         if let Some(gate) = gate {
+            drop(gate.lock().await);
+        }
+    }
+
+    /// Waits until nothing of any preview is on its way any more.
+    pub(super) async fn all_quiet(&self) {
+        let gates: Vec<_> = self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for gate in gates {
             drop(gate.lock().await);
         }
     }
@@ -168,7 +179,7 @@ async fn show(
 
 fn retry_after(error: &ApiError) -> Duration {
     match error {
-        ApiError::Refused { retry_after: Some(after), .. } => *after,
+        ApiError::Refused { retry_after: Some(after), .. } => (*after).min(LONGEST_WISH),
         _ => Duration::ZERO,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::api::ApiError;
-use super::{ACCOUNT, Account, CHANNEL, Switch, text};
+use super::{ACCOUNT, Account, CHANNEL, Switch, poll, text};
 use crate::channels::Channels;
 use crate::channels::record::{self, Outgoing, Sent};
 use crate::clock::UnixMs;
@@ -65,17 +65,29 @@ async fn one(channels: &Channels, account: &Account) -> Result<Option<Duration>,
             channels.store().read(move |db| record::preview(db, &id)).await?
         }
     };
-    let sent = match preview {
+    let result = match preview {
         None => send(account, &message).await,
-        Some(message_id) => match edit(account, &message, message_id).await {
-            Some(sent) => sent,
-            None => {
-                let again =
-                    move |tx: &crate::store::Tx<'_>| Ok::<_, RpcError>(Change::of(record::without_preview(tx, seq)?));
-                channels.store().write(again).await?;
-                return Ok(None);
-            }
-        },
+        Some(message_id) => edit(account, &message, message_id).await,
+    };
+    match &result {
+        Ok(_) => account.succeeded(),
+        Err(error) if is_of_account(error) => account.failed(error),
+        Err(_) => {}
+    }
+    // What meets every message is not tried with each.
+    let pause = result.as_ref().err().filter(|error| is_of_account(error));
+    let pause = pause.map(|error| poll::pause(error, message.attempts + 1).min(LOOK_AGAIN));
+    let sent = match judge(result, message.attempts + 1, UnixMs::now()) {
+        // Made twice, an edit is made once.
+        Sent::Unknown(why) if preview.is_some() => Sent::Later(UnixMs::now().plus(1000), why),
+        Sent::Never(why) if preview.is_some() => {
+            tracing::warn!(channel = CHANNEL, why, "a preview cannot be edited any more: the answer follows it");
+            let again =
+                move |tx: &crate::store::Tx<'_>| Ok::<_, RpcError>(Change::of(record::without_preview(tx, seq)?));
+            channels.store().write(again).await?;
+            return Ok(None);
+        }
+        sent => sent,
     };
     match &sent {
         Sent::Yes(_) => account.lock().last_outbound_at = Some(UnixMs::now()),
@@ -88,54 +100,40 @@ async fn one(channels: &Channels, account: &Account) -> Result<Option<Duration>,
         }
     }
     channels.store().write(move |tx| Ok::<_, RpcError>(Change::of(record::sent(tx, seq, &sent)?))).await?;
-    Ok(None)
+    Ok(pause)
 }
 
-/// Puts the answer in the place of its preview; `None` when that is not there any more.
-async fn edit(account: &Account, message: &Outgoing, message_id: i64) -> Option<Sent> {
-    let Outgoing { target, text, attempts, .. } = message;
+/// Puts the answer in the place of its preview.
+async fn edit(account: &Account, message: &Outgoing, message_id: i64) -> Result<Option<i64>, ApiError> {
+    let Outgoing { target, text, .. } = message;
     let mut result = account.api.edit(target, message_id, &text::html(text), true).await;
-    if matches!(&result, Err(ApiError::Refused { code: 400, description, .. }) if description.contains("parse")) {
+    if is_of_tags(&result) {
         result = account.api.edit(target, message_id, text, false).await;
     }
-    match &result {
-        Ok(()) => account.succeeded(),
-        Err(error @ ApiError::Lost { .. }) => account.failed(error),
-        Err(_) => {}
-    }
-    match judge(result.map(|()| Some(message_id)), attempts + 1, UnixMs::now()) {
-        // Made twice, it is made once.
-        Sent::Unknown(why) => Some(Sent::Later(UnixMs::now().plus(1000), why)),
-        Sent::Never(why) => {
-            tracing::warn!(channel = CHANNEL, why, "a preview cannot be edited any more: the answer follows it");
-            None
-        }
-        sent => Some(sent),
-    }
+    result.map(|()| Some(message_id))
 }
 
-async fn send(account: &Account, message: &Outgoing) -> Sent {
-    let Outgoing { target, thread, reply_to, text, attempts, .. } = message;
+async fn send(account: &Account, message: &Outgoing) -> Result<Option<i64>, ApiError> {
+    let Outgoing { target, thread, reply_to, text, .. } = message;
     if let Some(picture) = &message.picture {
-        let result = account.api.send_photo(target, *thread, *reply_to, picture, &text::html(text)).await;
-        match &result {
-            Ok(_) => account.succeeded(),
-            Err(error @ ApiError::Lost { .. }) => account.failed(error),
-            Err(_) => {}
-        }
-        return judge(result, attempts + 1, UnixMs::now());
+        return account.api.send_photo(target, *thread, *reply_to, picture, &text::html(text)).await;
     }
-    let mut result = account.api.send(target, *thread, *reply_to, &text::html(text), true).await;
-    // Its tags are not understood: the words matter more.
-    if matches!(&result, Err(ApiError::Refused { code: 400, description, .. }) if description.contains("parse")) {
-        result = account.api.send(target, *thread, *reply_to, text, false).await;
+    let result = account.api.send(target, *thread, *reply_to, &text::html(text), true).await;
+    if is_of_tags(&result) {
+        return account.api.send(target, *thread, *reply_to, text, false).await;
     }
-    match &result {
-        Ok(_) => account.succeeded(),
-        Err(error @ ApiError::Lost { .. }) => account.failed(error),
-        Err(_) => {}
-    }
-    judge(result, attempts + 1, UnixMs::now())
+    result
+}
+
+/// Whether the tags of a text were not understood: the words matter more.
+fn is_of_tags<T>(result: &Result<T, ApiError>) -> bool {
+    matches!(result, Err(ApiError::Refused { code: 400, description, .. }) if description.contains("parse"))
+}
+
+/// Whether it is the network's or the account's fault, and none of this message: the token is wrong (401, 404), or
+/// somebody else has answered.
+const fn is_of_account(error: &ApiError) -> bool {
+    matches!(error, ApiError::Refused { code: 401 | 404, .. } | ApiError::Lost { .. })
 }
 
 /// What the answer to try number `attempt` means. Pure.
@@ -152,6 +150,8 @@ fn judge(result: Result<Option<i64>, ApiError>, attempt: u32, now: UnixMs) -> Se
             Sent::Later(now.plus(ms), why)
         }
         ApiError::Refused { code: 429 | 500.., .. } if attempt < ATTEMPTS => Sent::Later(now.plus(pause), why),
+        // The message is well: it waits for a token that is right.
+        ApiError::Refused { code: 401 | 404, .. } => Sent::Later(now.plus(LONGEST_PAUSE_MS), why),
         ApiError::Refused { .. } => Sent::Never(why),
         // Not a byte has left: the network comes back one day.
         ApiError::Lost { sent: false, .. } => Sent::Later(now.plus(pause), why),
@@ -177,6 +177,9 @@ mod tests {
         assert!(matches!(judge(refused(502, None), 1, NOW), Sent::Later(..)));
         assert!(matches!(judge(refused(502, None), ATTEMPTS, NOW), Sent::Never(_)));
         assert!(matches!(judge(refused(403, None), 1, NOW), Sent::Never(_)));
+        for wrong_token in [401, 404] {
+            assert!(matches!(judge(refused(wrong_token, None), 99, NOW), Sent::Later(..)));
+        }
         assert!(matches!(judge(lost(false), 99, NOW), Sent::Later(..)));
         assert!(matches!(judge(lost(true), 1, NOW), Sent::Unknown(_)));
     }

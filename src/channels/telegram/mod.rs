@@ -145,6 +145,8 @@ impl Account {
                 // One that panicked has said so.
                 let _ = task.await;
             }
+            // An edit that arrived after the answer would take its place, and the next account knows nothing of it.
+            self.previews.all_quiet().await;
         };
         if tokio::time::timeout(RETIRE_WITHIN, ended).await.is_err() {
             tracing::warn!(channel = CHANNEL, "the channel of the former settings still sends something");
