@@ -10,12 +10,27 @@ use std::task::{Context, Poll};
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
+/// Work of any kind. The runtime's machinery for a task is made anew for each type of future and each kind of runtime, and
+/// weighs more than most of them; for this one type it is made once, at the price of an allocation a task.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Runs `future` on the current runtime.
 ///
 /// # Panics
 /// Outside a tokio runtime.
-#[expect(clippy::disallowed_methods, reason = "this is the wrapper that the lint points to")]
 pub fn spawn<F>(name: &'static str, future: F) -> tokio::task::JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    spawn_in_place::<Work>(name, Box::pin(future))
+}
+
+/// The same without an allocation of its own: for the tasks of which there are tens of thousands.
+///
+/// # Panics
+/// Outside a tokio runtime.
+#[expect(clippy::disallowed_methods, reason = "this is the wrapper that the lint points to")]
+pub fn spawn_in_place<F>(name: &'static str, future: F) -> tokio::task::JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -27,7 +42,8 @@ pub fn spawn_on<F>(runtime: &tokio::runtime::Handle, name: &'static str, future:
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    runtime.spawn(Tracked::new(name, future))
+    let work: Work = Box::pin(future);
+    runtime.spawn(Tracked::new(name, work))
 }
 
 /// Tasks that have not ended.

@@ -212,7 +212,7 @@ pub fn parse(body: &[u8], now: UnixMs) -> Result<Completion, Fault> {
     let mut parser = serde_json::Deserializer::from_str(text(body)?);
     let body: Body = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
         let path = error.path().to_string();
-        let place = if path == "." { String::new() } else { format!("{path}: ") };
+        let place = if matches!(path.as_str(), "." | "?") { String::new() } else { format!("{path}: ") };
         Fault::invalid(format!("the body is not a chat completion request: {place}{}", error.inner()))
     })?;
     parser.end().map_err(|_| Fault::invalid("something follows the JSON of the body"))?;

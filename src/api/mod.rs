@@ -500,7 +500,10 @@ pub fn lost_right() -> Fault {
 
 fn no_tool(name: &str) -> Fault {
     let name: String = name.chars().take(64).collect();
-    Fault::new(Kind::NotFound, format!("Tool not available: {name}"))
+    Fault::new(
+        Kind::NotFound,
+        format!("Tool not available: {name}; no connected and approved node offers it to calls over HTTP"),
+    )
 }
 
 /// The names under which the one agent is offered as a model.

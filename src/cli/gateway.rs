@@ -11,6 +11,7 @@ use super::context::Context;
 use super::discover::DiscoverArgs;
 use super::error::CliError;
 use super::explain::ExplainArgs;
+use super::gateway_service::ServiceCommand;
 use super::output::Tone;
 use super::status::{Reached, capability, print_health};
 use super::target::{GatewayFlags, Target, scopes_for, source_of};
@@ -48,6 +49,8 @@ enum GatewayCommand {
     Run(GatewayRun),
     #[command(flatten)]
     Talk(TalkCommand),
+    #[command(flatten)]
+    Service(ServiceCommand),
 }
 
 /// What to do: be a gateway, or talk to one.
@@ -56,6 +59,8 @@ pub(super) enum Action {
     Run(Box<GatewayRun>),
     /// Talk to one.
     Talk(TalkCommand),
+    /// Have one as a service.
+    Service(ServiceCommand),
 }
 
 /// Commands that talk to a gateway.
@@ -193,6 +198,7 @@ impl GatewayArgs {
     pub(super) fn prints_json(&self) -> bool {
         match &self.command {
             None | Some(GatewayCommand::Run(_)) => false,
+            Some(GatewayCommand::Service(command)) => command.prints_json(),
             Some(GatewayCommand::Talk(TalkCommand::Call(args))) => args.gateway.json,
             Some(GatewayCommand::Talk(TalkCommand::Health(flags) | TalkCommand::Probe(flags))) => flags.json,
             Some(GatewayCommand::Talk(TalkCommand::Status(args))) => args.gateway.json,
@@ -209,6 +215,7 @@ impl GatewayArgs {
             None => Action::Run(Box::new(self.run)),
             Some(GatewayCommand::Run(run)) => Action::Run(Box::new(run)),
             Some(GatewayCommand::Talk(command)) => Action::Talk(command),
+            Some(GatewayCommand::Service(command)) => Action::Service(command),
         }
     }
 }

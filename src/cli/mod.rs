@@ -13,6 +13,7 @@ mod doctor;
 mod error;
 mod explain;
 mod gateway;
+mod gateway_service;
 mod logs;
 mod models;
 mod node;
@@ -33,6 +34,7 @@ mod trust;
 mod tunnel;
 
 use std::ffi::OsString;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -198,6 +200,7 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
         Command::Gateway(command) => match command.action() {
             gateway::Action::Run(run) => serve(&run, context()?),
             gateway::Action::Talk(command) => talk(command.run(&context()?)),
+            gateway::Action::Service(command) => command.run(&context()?),
         },
         Command::Health(command) => talk(command.run(&context()?)),
         Command::Status(command) => talk(command.run(&context()?)),
@@ -224,6 +227,13 @@ fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {
 
 /// Runs a command that talks to a gateway. One connection, one call: a second thread would have nothing to do.
 fn talk(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    talk_until_done(Box::pin(command))
+}
+
+/// The runtime's machinery is made for each type of future; for this one it is made once.
+fn talk_until_done(
+    command: Pin<Box<dyn Future<Output = Result<ExitCode, CliError>> + '_>>,
+) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| CliError::other(format!("the runtime does not start: {error}")))?.block_on(async {
         let result = command.await;
@@ -307,6 +317,8 @@ mod tests {
             "clawgate gateway --port 19000 --bind lan",
             "clawgate gateway --tailscale funnel --auth password",
             "clawgate gateway call health",
+            "clawgate gateway install --json",
+            "clawgate gateway restart",
             "clawgate gateway call node.invoke --params {} --json --timeout 5000 --url wss://x --token t",
             "clawgate gateway health --json",
             "clawgate gateway probe --json --timeout 3000",

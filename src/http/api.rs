@@ -42,7 +42,7 @@ pub const TABLE: &[(&str, bool, &str)] = &[
     (
         "GET /control-ui-config.json",
         true,
-        "what a Control UI is told before it connects; below `gateway.controlUi.basePath`",
+        "with `gateway.controlUi.root`: what a Control UI is told before it connects; below `gateway.controlUi.basePath`",
     ),
     ("GET /healthz, /readyz, /startupz", true, "probes, without auth"),
     (
@@ -72,6 +72,11 @@ impl Endpoint {
             "/tools/invoke" => Some(Self::ToolsInvoke),
             _ => path.strip_prefix("/v1/models/").filter(|id| !id.is_empty()).map(|_| Self::Model),
         }
+    }
+
+    /// Whether a path is where programs look for the API. What is not here is told to them in its shape.
+    pub fn is_near(path: &str) -> bool {
+        path.starts_with("/v1/") || path.starts_with("/tools/")
     }
 
     /// The one method it takes.
@@ -186,6 +191,18 @@ pub fn fault(fault: &Fault) -> Answer {
         _ => {}
     }
     answer
+}
+
+/// A path of the API that is not served.
+pub fn not_here() -> Answer {
+    let here = "this gateway has /v1/chat/completions, /v1/models and /tools/invoke";
+    fault(&Fault::new(Kind::NotFound, here).coded("not_found"))
+}
+
+/// Chat completions are off.
+pub fn switched_off() -> Answer {
+    let how = "off until gateway.http.endpoints.chatCompletions.enabled is true and the gateway was started again";
+    fault(&Fault::new(Kind::NotFound, how).coded("switched_off"))
 }
 
 /// A method that the endpoint does not take.

@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, LOCATION,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, HeaderMap, IF_NONE_MATCH, LOCATION,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderValue, StatusCode};
@@ -44,11 +44,12 @@ const READERS: usize = 4;
 const CONFIG: &str = "/control-ui-config.json";
 
 /// What a page of the Control UI may load and reach. The scripts that stand in `index.html` itself are allowed by their
-/// hashes, one by one.
+/// hashes, one by one; [`policy`] adds them, and the address at which the page was asked for. That is the one gateway it
+/// may speak to: a link that names another one takes no credential there.
 const POLICY: &str = "default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'; \
     frame-src 'self' http: https:; style-src 'self' 'unsafe-inline' https://fonts.googleapis.com; \
     img-src 'self' data: blob: https:; media-src 'self' data: blob:; font-src 'self' https://fonts.gstatic.com; \
-    worker-src 'self'; connect-src 'self' ws: wss: data: https://api.openai.com https://tweakcn.com; script-src 'self'";
+    worker-src 'self'; connect-src 'self' data: https://api.openai.com https://tweakcn.com";
 
 /// Types of files by the end of their names. Also what tells a file that is missing from a page of the application.
 const TYPES: &[(&str, &str)] = &[
@@ -104,7 +105,8 @@ struct Kept {
 struct File {
     body: Bytes,
     content_type: &'static str,
-    policy: HeaderValue,
+    /// Sources of its own scripts, for the policy.
+    scripts: String,
     tag: HeaderValue,
     cache: &'static str,
     /// Of the file on disk.
@@ -252,12 +254,11 @@ impl File {
     fn new(name: &str, body: Bytes, seen: (u64, Option<SystemTime>)) -> Self {
         let is_page = name.ends_with(".html");
         let hashes = if is_page { inline_scripts(&body).collect() } else { String::new() };
-        let policy = HeaderValue::try_from(format!("{POLICY}{hashes}"));
         let since = seen.1.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
         let tag = HeaderValue::try_from(format!("\"{:x}-{:x}\"", body.len(), since.as_nanos()));
         Self {
             content_type: content_type(name).unwrap_or("application/octet-stream"),
-            policy: policy.unwrap_or(HeaderValue::from_static(POLICY)),
+            scripts: hashes,
             tag: tag.unwrap_or(HeaderValue::from_static("\"\"")),
             cache: if has_hash(name) { "public, max-age=31536000, immutable" } else { "no-cache" },
             body,
@@ -281,8 +282,21 @@ fn answer(file: &File, asked: &HeaderMap) -> Answer {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(file.cache));
     headers.insert(ETAG, file.tag.clone());
     harden(headers);
-    headers.insert(CONTENT_SECURITY_POLICY, file.policy.clone());
+    headers.insert(CONTENT_SECURITY_POLICY, policy(asked, &file.scripts));
     answer
+}
+
+/// The policy of a page that was asked for at the `Host` of `asked`, with the hashes of its own scripts. An IPv6 address has
+/// no form in a policy; there a browser's `'self'` must do.
+fn policy(asked: &HeaderMap, scripts: &str) -> HeaderValue {
+    let host = asked.get(HOST).and_then(|host| host.to_str().ok());
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':');
+    let gateway = match host.filter(|host| host.bytes().all(is_name)) {
+        Some(host) => format!(" ws://{host} wss://{host}"),
+        None => String::new(),
+    };
+    let policy = HeaderValue::try_from(format!("{POLICY}{gateway}; script-src 'self'{scripts}"));
+    policy.unwrap_or(HeaderValue::from_static(POLICY))
 }
 
 /// What everything of the Control UI says to the browser.
@@ -408,6 +422,24 @@ mod tests {
         assert!(text.contains(r#"href="/oc/a.css""#) && text.contains(r#"base-path="/oc""#), "{text}");
         let hashes: Vec<_> = inline_scripts(&page).collect();
         assert_eq!(hashes, [" 'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI='"]);
+    }
+
+    #[test]
+    fn a_page_may_speak_to_the_gateway_that_served_it_and_to_no_other() {
+        let of = |host: &str| {
+            let headers = HeaderMap::from_iter([(HOST, HeaderValue::try_from(host).unwrap())]);
+            policy(&headers, " 'sha256-x'").to_str().unwrap().to_owned()
+        };
+        let policy = of("gw.example:18789");
+        assert!(
+            policy.contains("connect-src 'self' ") && policy.contains(" ws://gw.example:18789 wss://gw.example:18789;")
+        );
+        assert!(
+            policy.ends_with("; script-src 'self' 'sha256-x'") && !policy.contains("ws: ") && !policy.contains("wss: ")
+        );
+        for odd in ["[::1]:18789", "a;b", "*", "a b"] {
+            assert!(!of(odd).contains("ws://"), "{odd}");
+        }
     }
 
     #[tokio::test]

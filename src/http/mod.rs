@@ -277,6 +277,9 @@ async fn respond<S: Site>(
         locked(visit).in_call = matches!(&answer, Ok(answer) if matches!(answer.body(), Body::Stream(..)));
         return answer;
     }
+    if Endpoint::is_near(request.uri().path()) {
+        return Ok(api::not_here());
+    }
     let page = page_for(&request, peer, site);
     match (files, &page) {
         (Some(files), Err(reject)) if *reject == reject::NOT_FOUND => {

@@ -96,7 +96,7 @@ impl Worker {
                     let placed = Placed(Arc::clone(&counter));
                     let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
                     let serving = serve(stream, peer);
-                    task::spawn("connection", async move {
+                    task::spawn_in_place("connection", async move {
                         serving.await;
                         drop(placed);
                     });

@@ -50,7 +50,7 @@ impl Admission {
         let Some(api) = self.api.clone() else { return Err(reject::NOT_FOUND) };
         let is_completions = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Models | Endpoint::Model);
         if is_completions && !api.serves_completions() {
-            return Err(reject::NOT_FOUND);
+            return Ok(api::switched_off());
         }
         let (head, body) = request.into_parts();
         let grant = match self.let_in(peer, listener, slot, endpoint, &head)? {

@@ -20,6 +20,24 @@ fn every_mode() -> Vec<(&'static str, Gateway, &'static str)> {
 }
 
 #[test]
+fn s_01_the_page_that_is_served_can_send_its_credentials_to_no_other_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("index.html"), "<html><script>alert(1)</script></html>").unwrap();
+    let gateway = Setup::new().config(&json!({"gateway": {"controlUi": {"root": folder.path()}}})).start();
+    let own = format!("127.0.0.1:{}", gateway.port);
+    for (host, named) in [(own.clone(), true), ("gw.example".to_owned(), true), ("[::1]:1".to_owned(), false)] {
+        let path = "/?gatewayUrl=wss://evil.example";
+        let page = gateway.http(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+        let policy = page.head.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
+        let connect = policy.split(';').find_map(|part| part.trim().strip_prefix("connect-src ")).unwrap();
+        let sockets: Vec<_> = connect.split(' ').filter(|source| source.starts_with("ws")).collect();
+        let expected = [format!("ws://{host}"), format!("wss://{host}")];
+        assert!(page.status == 200 && sockets == if named { expected.as_slice() } else { &[] }, "{host}: {policy}");
+        assert!(policy.contains("default-src 'self'") && !policy.contains("evil.example"), "{policy}");
+    }
+}
+
+#[test]
 fn s_02_every_origin_is_judged_whatever_the_mode_and_the_headers() {
     for (mode, gateway, headers) in every_mode() {
         let port = gateway.port;

@@ -205,10 +205,15 @@ fn agents_are_models_and_nothing_is_served_that_was_not_asked_for() {
     assert_eq!(call(&gateway, "/v1/models/openclaw%2Fdefault", &Value::Null).json()["id"], "openclaw/default");
     assert_eq!(call(&gateway, "/v1/models/gpt-6", &Value::Null).status, 404);
     assert_eq!(call(&gateway, "/v1/models", &json!({})).status, 405);
-    assert_eq!(call(&gateway, "/v1/embeddings", &Value::Null).status, 404);
+    for body in [Value::Null, json!({})] {
+        let answer = call(&gateway, "/v1/embeddings", &body);
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (404, Some("not_found")));
+    }
     drop(gateway);
     let gateway = Setup::new().config(&config(&model, None, &json!({}))).start();
-    assert_eq!(call(&gateway, "/v1/models", &Value::Null).status, 404, "it is off until it is switched on");
+    let off = call(&gateway, "/v1/models", &Value::Null);
+    assert_eq!(off.status, 404, "it is off until it is switched on");
+    assert!(off.body.contains("chatCompletions.enabled"), "{}", off.body);
     assert_eq!(call(&gateway, "/v1/chat/completions", &said("echo x")).status, 404);
     assert_eq!(model.asked(), 0);
 }

@@ -12,6 +12,11 @@ pub(in crate::cli) const LEGACY_TUNNEL: &str = "com.openclaw.ssh-tunnel";
 /// Name of the node host's service: another than the incumbent's, which may be here, too.
 pub(in crate::cli) const NODE: &str = "ai.openclaw.clawgate-node";
 
+/// Name of the gateway's service.
+pub(in crate::cli) const GATEWAY: &str = "ai.openclaw.clawgate";
+/// Names of the incumbent's gateway, which would want the same port.
+pub(in crate::cli) const INCUMBENT_GATEWAYS: [&str; 2] = ["ai.openclaw.gateway", "openclaw-gateway"];
+
 /// A kind of service manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Manager {
