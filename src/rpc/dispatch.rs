@@ -23,7 +23,7 @@ use super::json::{self, Fields, JsonError, Members, Raw};
 use super::scope::Role;
 use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
-use crate::task;
+use crate::{task, text};
 
 pub use respond::{Hold, Responder, write_error, write_ok};
 
@@ -65,6 +65,8 @@ thread_local! {
 
 /// Bytes of parameters above which the parser's memory is given back after use.
 const KEPT_BYTES: usize = 64 * 1024;
+/// Characters of what is said of wrong parameters.
+const MAX_ERROR_CHARS: usize = 400;
 
 impl<'a> Params<'a> {
     /// Those of a request. It may have none, which means `{}`.
@@ -99,7 +101,8 @@ impl<'a> Params<'a> {
     pub fn parse<T: DeserializeOwned>(self, method: &str) -> Result<T, RpcError> {
         let refuse = |path: &str, what: String| {
             let place = if path == "." { String::new() } else { format!(" at {path}:") };
-            RpcError::invalid(format!("invalid {method} params:{place} {what}"))
+            // It may quote what was sent, whole.
+            RpcError::invalid(text::plain(&format!("invalid {method} params:{place} {what}"), MAX_ERROR_CHARS))
         };
         PARSER.with_borrow_mut(|(input, buffers)| {
             input.clear();
@@ -489,6 +492,8 @@ mod tests {
         assert_eq!(message(r#"{"name":"a","count":"x"}"#), "invalid node.rename params: at count: expected unsigned");
         assert_eq!(message("{}"), "invalid node.rename params: missing field `name`");
         assert!(message(r#"{"name":"a","colour":1}"#).contains("unknown field `colour`"));
+        let long = format!(r#"{{"name":"a","{}\n":1}}"#, "x".repeat(10_000));
+        assert!(message(&long).len() < 500 && !message(&long).contains('\n'), "what was sent does not come back whole");
     }
 
     #[test]

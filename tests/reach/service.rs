@@ -1,5 +1,5 @@
-//! Contract 4.12: the tunnel as a service, where no service manager runs (as in a test), and its file before the eyes of
-//! the manager's own tool.
+//! Contract 4.12: the tunnel, and the gateway, as a service, where no service manager runs (as in a test), and its file
+//! before the eyes of the manager's own tool.
 
 use std::path::Path;
 use std::process::Command;
@@ -81,4 +81,31 @@ fn the_entry_for_openssh_is_printed_and_added_once() {
         assert!(read.contains("hostname gw.example\n") && read.contains("port 2222\n"), "{read}");
         assert!(read.contains("localforward 18790 [127.0.0.1]:18789\n"), "{read}");
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_gateway_becomes_a_service_once_it_starts_without_this_terminal() {
+    let account = Account::new();
+    let said = account.fails(&["gateway", "install"]);
+    assert!(said.contains("another one at every start") && said.contains("config set gateway.auth.token"), "{said}");
+    // What only this terminal knows is nothing to a service.
+    let account = account.env("OPENCLAW_GATEWAY_TOKEN", "of-the-terminal");
+    assert!(account.fails(&["gateway", "install"]).contains("another one at every start"));
+    let account = account.config(&json!({"gateway": {"auth": {"mode": "password"}}}));
+    assert!(account.fails(&["gateway", "install"]).contains("would not start as a service"));
+    assert!(account.fails(&["gateway", "restart"]).contains("no such service is installed"));
+
+    let account = account.config(&json!({"gateway": {"auth": {"token": "of-the-file"}}}));
+    let file = account.home.path().join(".config/systemd/user/ai.openclaw.clawgate.service");
+    let incumbent = file.with_file_name("openclaw-gateway.service");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&incumbent, "").unwrap();
+    let said = account.ok(&["gateway", "install"]);
+    assert!(said.contains("No service manager runs here") && said.contains("wants the same port"), "{said}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("\"gateway\" \"run\"") && !text.contains("of-the-"), "{text}");
+    assert_eq!(account.ok(&["gateway", "install", "--print"]), text);
+    assert_eq!(account.json(&["gateway", "uninstall", "--json"])["removed"], json!([file]));
+    assert!(!file.exists() && incumbent.exists());
 }
