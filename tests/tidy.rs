@@ -16,6 +16,7 @@ static LAYERS: [Layer; 6] = [
         Room("clock", ""),
         Room("limits", ""),
         Room("wake", ""),
+        Room("sparing", ""),
         Room("secret", ""),
         Room("id", "secret"),
         Room("rpc", "limits"),

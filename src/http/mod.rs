@@ -18,7 +18,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
@@ -27,21 +26,15 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use self::api::Endpoint;
 use self::body::Body;
 use self::files::Files;
+use self::head::Edge;
 use self::reject::Reject;
 use crate::net::stream::Stream;
-
-/// Bytes of a request head.
-pub const HEAD_BYTES: usize = 16 * 1024;
-/// Header lines of a request.
-pub const MAX_HEADERS: usize = 64;
-/// Time a peer has to send its request head.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers of ours.
 pub type Answer = Response<Body>;
@@ -114,8 +107,8 @@ pub trait Site: Send + Sync + 'static {
     }
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<Self::Admitted, Reject>;
-    /// Hears of every refusal, for the counters.
-    fn refused(&self, _reject: &Reject) {}
+    /// Hears of every refusal, for the counters and the log.
+    fn refused(&self, _peer: SocketAddr, _reject: &Reject) {}
     /// Runs an upgraded connection to its end.
     fn connected(self: Arc<Self>, upgraded: Upgraded<Self::Admitted>) -> impl Future<Output = ()> + Send;
 }
@@ -167,14 +160,8 @@ async fn exchange<S: Site>(
         let visiting = &visit;
         let service =
             service_fn(move |request| async move { Ok::<_, Infallible>(answer(request, peer, site, visiting).await) });
-        let http = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(HEAD_BYTES)
-            .half_close(false)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
+        let edge = Edge::new(TokioIo::new(stream), site.transport_security());
+        let http = head::server().serve_connection(edge, service).with_upgrades();
         let mut http = std::pin::pin!(http);
         tokio::select! {
             served = &mut http => served,
@@ -189,6 +176,9 @@ async fn exchange<S: Site>(
         }
     };
     if let Err(error) = served {
+        if let Some(reject) = head::fault(&error) {
+            site.refused(address, &reject);
+        }
         tracing::debug!(peer = %address, %error, "http connection ended");
         return None;
     }
@@ -198,9 +188,9 @@ async fn exchange<S: Site>(
         tracing::debug!(peer = %address, "the peer left during the upgrade");
         return None;
     };
-    match upgraded.downcast::<TokioIo<Stream>>() {
+    match upgraded.downcast::<Edge<TokioIo<Stream>>>() {
         Ok(parts) => {
-            let stream = parts.io.into_inner();
+            let stream = parts.io.into_inner().into_inner();
             Some(Upgraded { stream, read: parts.read_buf, peer: address, head, since, admitted })
         }
         Err(_) => {
@@ -236,8 +226,7 @@ async fn answer<S: Site>(
         }
     };
     let mut answer = result.unwrap_or_else(|reject| {
-        tracing::info!(peer = %peer.address, status = reject.status.as_u16(), reason = reject.reason, "http request refused");
-        site.refused(&reject);
+        site.refused(peer.address, &reject);
         reject.into_answer()
     });
     secure(answer.headers_mut(), site.transport_security());
@@ -246,7 +235,7 @@ async fn answer<S: Site>(
 
 /// What every answer says, whatever it is: that it is what it is called, that where it was asked from is nobody's business,
 /// and what the operator says of TLS (RFC 6797).
-fn secure(headers: &mut HeaderMap, transport_security: Option<HeaderValue>) {
+pub(crate) fn secure(headers: &mut HeaderMap, transport_security: Option<HeaderValue>) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if let Some(value) = transport_security {

@@ -24,7 +24,6 @@ mod webhook;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -62,6 +61,7 @@ use crate::rpc::catalog::Event;
 use crate::secret::Secret;
 use crate::sessions::{self, Sessions};
 use crate::shutdown::Shutdown;
+use crate::sparing::{LeftOut, Sparing};
 use crate::store::Store;
 use crate::system::identity::{self, Identity};
 use crate::system::{Facts, System};
@@ -253,7 +253,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             admission: Arc::clone(&admission),
             tls: tls.clone(),
             tailscale: managed.as_ref().map(Managed::listener),
-            said_s: AtomicU32::new(0),
+            said: Sparing::new(1),
         };
         let serve: Arc<workers::Serve> = Arc::new(move |stream, peer| reception.receive(stream, peer));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);
@@ -389,11 +389,9 @@ fn place(
     // A frame that is ready goes out now: what is worth joining has been joined before the write.
     let _ = stream.set_nodelay(true);
     if workers.load() >= most {
-        // As many come as like to: one line a second says it.
-        static SAID_S: AtomicU32 = AtomicU32::new(0);
-        let now_s = monotonic_s().max(1);
-        if SAID_S.swap(now_s, Ordering::Relaxed) != now_s {
-            tracing::warn!(%peer, most, "connections are turned away: the open-file limit is reached");
+        static SAID: Sparing = Sparing::new(1);
+        if let Some(LeftOut(left_out)) = SAID.say(monotonic_s()) {
+            tracing::warn!(%peer, most, left_out, "connections are turned away: the open-file limit is reached");
         }
         let _ = stream.try_write(&http::reject::FULL.to_bytes(admission.transport_security()));
         return;

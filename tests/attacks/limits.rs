@@ -266,6 +266,18 @@ fn s_40_what_a_stranger_sends_forges_no_line_of_the_log() {
     }
 }
 
+/// A line for each knock would let whoever knocks fill the disk. The counters count them all.
+#[test]
+fn s_40_who_knocks_and_knocks_does_not_fill_the_log() {
+    let gateway = Gateway::start();
+    for _ in 0..650 {
+        assert_eq!(gateway.get("/nothing").status, 404);
+    }
+    assert_eq!(gateway.log_lines("reason=\"not_found\"").len(), 600);
+    let status = gateway.operator().call("status", &json!({})).unwrap();
+    assert_eq!(status["gateway"]["refused"]["not_found"], 650);
+}
+
 #[test]
 fn s_41_a_flood_of_calls_without_the_right_ends_in_a_close_and_few_lines() {
     let gateway = Gateway::start();
