@@ -188,7 +188,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         };
         let now = UnixMs::now();
         let devices = Devices::open(store.clone(), hub.clone(), now)?;
-        devices.set_token_life(policy::token_life(&config));
+        devices.set_token_life(policy::token_life(&config), UnixMs::now());
         // A gateway that was stopped to be given another secret must not honour what was made by the one before.
         devices.end_codes_by_settings().await;
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;

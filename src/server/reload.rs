@@ -23,6 +23,7 @@ use super::policy;
 use super::setup_code::SetupCodes;
 use crate::agent::{self, Agent};
 use crate::channels::{Channels, telegram};
+use crate::clock::UnixMs;
 use crate::config::load::watch::Watch;
 use crate::config::load::{self, FilesAndCommands, LoadError, Loaded, Source};
 use crate::config::model::{AuthMode, ReloadMode, TailscaleMode};
@@ -252,7 +253,7 @@ impl Reload {
             tracing::info!("configuration applied: what nodes may be asked to do has changed");
         }
         self.setup_codes.set(&loaded.config, auth.mode);
-        self.devices.set_token_life(policy::token_life(&loaded.config));
+        self.devices.set_token_life(policy::token_life(&loaded.config), UnixMs::now());
         let policy = policy::policy(&loaded.config, &auth, self.generated.as_ref());
         let limits = policy::rate_limits(&loaded.config);
         match self.admission.apply(policy, limits) {
