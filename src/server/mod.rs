@@ -208,7 +208,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             approvals.clone(),
             outgoing.clone(),
             profiles,
-            policy::agent(&config, &secrets),
+            policy::agent(&config, &secrets).0,
             background.handle(),
         );
         let telegram = policy::telegram(&config, &secrets, &outgoing);
@@ -299,7 +299,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             setup_codes,
             tls: tls.clone(),
             running: config,
-            seen: Seen { source, environment: environment.clone(), mode, fault: None, tls_fault: None },
+            seen: Seen { source, environment: environment.clone(), mode, unresolved: 0, fault: None, tls_fault: None },
         };
         task::spawn("reload", reload.run(signal(SignalKind::hangup())?, asked, shutdown.clone()));
         let mut signals = StopSignals::listen()?;

@@ -146,15 +146,17 @@ pub(super) fn routing(config: &Config) -> Routing {
     Routing { order: auth.order, profiles: auth.profiles }
 }
 
-/// The models and limits of the agent. A provider whose key can't be had is left out, with a word in the log.
-pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> agent::Settings {
+/// The models and limits of the agent, and how many of its keys can't be had: their providers are left out, with a word in
+/// the log.
+pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> (agent::Settings, usize) {
     let flow = &config.flow;
-    let mut models = Vec::new();
+    let (mut models, mut unresolved) = (Vec::new(), 0);
     for (id, provider) in &flow.models.providers {
         let key = match provider.api_key.as_ref().map(|key| secrets.read(key)).transpose() {
             Ok(key) => key,
             Err(error) => {
                 tracing::error!("models.providers.{id}.apiKey cannot be resolved, so its models are left out: {error}");
+                unresolved += 1;
                 continue;
             }
         };
