@@ -196,6 +196,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let schemas = [sessions::SCHEMA, agent::SCHEMA, channels::SCHEMA, approvals::grants::SCHEMA];
         let talk = Store::open(&paths.state_dir.join("sessions.sqlite"), &schemas)?;
         let background = background::Background::start()?;
+        policy::warn_of_what_leaves_in_clear(&config);
         let secrets = SecretReader { providers: &config.secrets, environment: &environment, access: &access };
         let outgoing = Outgoing::new();
         let sessions = Sessions::open(talk.clone(), hub.clone())?;

@@ -11,6 +11,7 @@ use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::trusted_proxy::TrustedProxy;
 use crate::auth::{AuthMode, Policy};
 use crate::channels::telegram;
+use crate::config::in_clear::{InClear, in_clear};
 use crate::config::model::{AuthMode as ConfiguredMode, Tls};
 use crate::config::resolve::{Credential, ServerAuth, Start};
 use crate::config::secret_ref::SecretReader;
@@ -181,7 +182,17 @@ pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> (agent::Sett
     if flow.agents.primary.is_none() && order.is_empty() && !models.is_empty() {
         order.push(0);
     }
-    agent::Settings { models, order, timeout: flow.agents.timeout }
+    (agent::Settings { models, order, timeout: flow.agents.timeout }, unresolved)
+}
+
+/// Says which secrets would leave in clear, as `security audit` does: who never asks that should hear of it, too.
+pub(super) fn warn_of_what_leaves_in_clear(config: &Config) {
+    for leak in in_clear(config) {
+        let InClear { key, host, what, .. } = leak;
+        tracing::warn!(
+            "{key} is plain http:// to {host}: whoever is on the way reads {what}; use its https:// address"
+        );
+    }
 }
 
 /// What the HTTP API serves.

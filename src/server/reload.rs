@@ -274,6 +274,7 @@ impl Reload {
             }
             None => tracing::info!("configuration read: who gets in is as before"),
         }
+        policy::warn_of_what_leaves_in_clear(&loaded.config);
         self.agent.set_settings(agent);
         if self.channels.set_telegram(telegram).await {
             tracing::info!("configuration applied: channels.telegram has changed");
