@@ -2,7 +2,7 @@
 //!
 //! [`answer`] is the whole middleware: each step is a plain function that takes what the previous one
 //! proved, and refuses with a [`reject::Reject`]. Everything here is bounded before it is believed: the head by
-//! [`HEAD_BYTES`], [`MAX_HEADERS`] and [`HEAD_TIMEOUT`]; a body is read by an endpoint of the HTTP API alone ([`api`]),
+//! what [`head`] says; a body is read by an endpoint of the HTTP API alone ([`api`]),
 //! once it knows who sends it. The files of a Control UI ([`files`]) are for everybody.
 //!
 //! A connection ends here, or becomes a WebSocket and is handed to [`crate::conn`].
@@ -10,6 +10,8 @@
 pub mod api;
 pub mod body;
 pub mod files;
+pub mod head;
+pub mod join;
 pub mod page;
 pub mod reject;
 pub mod upgrade;
@@ -104,6 +106,13 @@ pub trait Site: Send + Sync + 'static {
         _request: Request<Incoming>,
     ) -> impl Future<Output = Result<Answer, Reject>> + Send {
         std::future::ready(Err(reject::NOT_FOUND))
+    }
+    /// Answers who fetches what waits under the `shortcode` of a join URL. Where there is none, there is no such path.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    fn join(&self, _peer: SocketAddr, _shortcode: &str, _head: &http::request::Parts) -> Result<Answer, Reject> {
+        Err(reject::NOT_FOUND)
     }
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<Self::Admitted, Reject>;
@@ -243,7 +252,7 @@ pub(crate) fn secure(headers: &mut HeaderMap, transport_security: Option<HeaderV
     }
 }
 
-/// What is no WebSocket: a page of ours, an endpoint of the API, or a file of the Control UI.
+/// What is no WebSocket: a page of ours, an endpoint of the API, a join URL, or a file of the Control UI.
 async fn respond<S: Site>(
     request: Request<Incoming>,
     peer: Peer,
@@ -265,6 +274,13 @@ async fn respond<S: Site>(
         // One that streams goes on; nothing else of it is waited for by a stop than its end.
         locked(visit).in_call = matches!(&answer, Ok(answer) if matches!(answer.body(), Body::Stream(..)));
         return answer;
+    }
+    if let Some(shortcode) = join::shortcode(request.uri().path()).map(str::to_owned) {
+        if site.readiness() != Readiness::Ready {
+            return Err(reject::NOT_READY);
+        }
+        let (head, _) = request.into_parts();
+        return site.join(peer.address, &shortcode, &head);
     }
     let page = page_for(&request, peer, site);
     match (files, &page) {

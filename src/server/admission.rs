@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::doctor::{self, Doctor};
 use super::hello::Hello;
 use super::in_force::{Applied, InForce};
+use super::join::Joins;
 use super::large;
 use super::own_addresses::OwnAddresses;
 use super::presented::Presented;
@@ -104,6 +105,8 @@ pub struct Admission {
     pub(super) body_room: BodyRoom,
     /// The Control UI, where one is served.
     pub(super) files: Option<Files>,
+    /// Setup codes that wait to be fetched by their join URLs.
+    pub(super) joins: Option<Joins>,
 }
 
 impl Admission {
@@ -141,6 +144,7 @@ impl Admission {
             api: None,
             body_room: BodyRoom::new(limits::API_BODY_BYTES),
             files: None,
+            joins: None,
         }
     }
 
@@ -148,6 +152,12 @@ impl Admission {
     #[must_use]
     pub fn serving(self, api: Api, files: Option<Files>) -> Self {
         Self { api: Some(api), files, ..self }
+    }
+
+    /// The same, with join URLs.
+    #[must_use]
+    pub(super) fn joined_by(self, joins: Joins) -> Self {
+        Self { joins: Some(joins), ..self }
     }
 
     /// The same, with requests of `doctor` noted.

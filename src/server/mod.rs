@@ -9,6 +9,7 @@ mod calls;
 pub mod doctor;
 pub mod hello;
 pub mod in_force;
+mod join;
 mod large;
 pub mod lock;
 pub mod logging;
@@ -72,6 +73,7 @@ use crate::{id, limits, task};
 
 use admission::Admission;
 use announce::Announcement;
+use join::Joins;
 use lock::StateLock;
 pub(crate) use policy::tls_files;
 use reception::Reception;
@@ -220,8 +222,10 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let doctor = doctor::Doctor::default();
         router.mount(&doctor, doctor::METHODS);
         let daemon = Arc::new(LocalApi::new(config.tailscale.socket.clone()));
+        let joins = Joins::new(domains.devices.clone());
         let setup_codes = SetupCodes::new(setup_code::Place {
             devices: domains.devices.clone(),
+            joins: joins.clone(),
             listen: start.listen.clone(),
             tls: tls.clone(),
             tailscale,
@@ -246,7 +250,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             router,
         );
         let api = Api::new(domains.agent.clone(), domains.sessions.clone(), policy::api(&config));
-        let admission = Arc::new(admission.examining_for(doctor).serving(api, policy::interface(&config)));
+        let admission =
+            Arc::new(admission.examining_for(doctor).joined_by(joins).serving(api, policy::interface(&config)));
         admission.set_transport_security(config.gateway.strict_transport_security.as_deref());
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);

@@ -149,6 +149,10 @@ impl Site for Visit {
         Arc::clone(&self.admission).call(peer, self.listener, &self.slot, endpoint, request).await
     }
 
+    fn join(&self, peer: SocketAddr, shortcode: &str, head: &::http::request::Parts) -> Result<Answer, Reject> {
+        self.admission.join(peer, self.listener, &self.slot, shortcode, head)
+    }
+
     fn examine(&self, peer: SocketAddr, path: &str, headers: &::http::HeaderMap) -> bool {
         self.admission.examine(peer, path, headers)
     }
