@@ -383,8 +383,11 @@ fn s_66_a_token_that_is_too_old_lets_nobody_in_and_its_sockets_close_at_once() {
     };
     let mut inside = connect(&gateway).expect("without a limit it does not end");
     let limited = config(json!({"maxAgeDays": 30})).to_string();
+    let begun = Instant::now();
     std::fs::write(gateway.state_dir().join("openclaw.json"), limited).unwrap();
     assert_eq!(inside.closed(), (4001, "device token expired".to_owned()));
+    // Tokens are looked over every fifteen seconds; an edit does not wait for that.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let error = connect(&gateway).err().expect("it has ended");
     assert_eq!(error["details"]["authReason"], "device_token_expired", "{error}");
     // Who comes by another credential gets a new one.
