@@ -27,6 +27,7 @@ plain() {
     -e "s#$(uname -r)#$(like 6.12.0-generic-0000000000000000 "$(uname -r)")#g" -e 's#\b[0-9]+ ms\b#3 ms#g' -e 's#after 3 ms#after 1 ms#g' \
     -e 's#room    [0-9]+#room    1048512#' -e 's#[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z#2026-11-25T09:00:00.000Z#g' \
     -e 's#clawgate\.[0-9-]+\.log#clawgate.2026-11-25.log#g' -e 's#"(ts|[a-zA-Z]*AtMs|uptimeMs|pid|rssBytes)": [0-9]+#"\1": 1#g' \
+    -e 's#(oc-pair://|Setup code: )eyJ[A-Za-z0-9_-]+#\1eyJ1cmwiOi...#g' -e 's#/j/[A-Za-z0-9_-]{22}#/j/ZxFgW5sBzWbVZQb4v0x3nA#g' \
     -e 's#[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}#5b8e1c04-7f3a-4d26-9b51-0c3f5a7e9d21#g' -e 's#[[:space:]]+$##'
 }
 
@@ -67,6 +68,11 @@ say "Who is known, and who waits?"
 show nodes status
 show devices list
 show system presence
+say "Pair a machine without giving it the token: a code for it alone, or a URL to paste there. (The codes differ each time.)"
+show qr --node --url wss://gw.example
+clawgate config set plugins.entries.device-pair.config.publicUrl wss://gw.example >/dev/null
+sleep 1
+show devices join-code
 say "A machine offers its commands, waits to be approved, and decides for itself what it runs. (Here in the background, too.)"
 mkdir "$home/shed"
 env -i HOME="$home/shed" PATH="$PATH" OPENCLAW_GATEWAY_TOKEN="$(printf %048d 7)" \

@@ -17,6 +17,7 @@ static LAYERS: [Layer; 6] = [
         Room("limits", ""),
         Room("text", ""),
         Room("wake", ""),
+        Room("sparing", ""),
         Room("secret", ""),
         Room("id", "secret"),
         Room("rpc", "limits"),
@@ -127,7 +128,15 @@ const HOMES: &[Home] = &[
     },
     Home {
         words: &["StatusCode"],
-        files: &["http/reject.rs", "http/page.rs", "http/upgrade.rs", "http/api.rs", "http/files.rs", "client/"],
+        files: &[
+            "http/reject.rs",
+            "http/page.rs",
+            "http/upgrade.rs",
+            "http/api.rs",
+            "http/files.rs",
+            "http/join.rs",
+            "client/",
+        ],
         reason: "the server's refusals are chosen in one table a kind; the client reads what it is told",
     },
 ];

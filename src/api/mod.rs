@@ -493,8 +493,7 @@ fn given_up() -> Fault {
     Fault::failed("the gateway gave this call up; see its log")
 }
 
-/// The caller's right went while this was under way.
-pub fn lost_right() -> Fault {
+fn lost_right() -> Fault {
     Fault::new(Kind::Unauthorized, "the gateway's auth settings changed while this was answered").coded("auth_changed")
 }
 

@@ -101,12 +101,14 @@ fn by_proxy(request: &Request<'_>, policy: &Policy, attempts: &mut Attempts<'_>)
     }
 }
 
-/// On HTTP routes a page must be allowed by itself: the browser adds the proxy's identity to any request. On
-/// the WebSocket the origin was judged before.
+/// On HTTP routes a page must be allowed by itself: the browser adds the proxy's identity to any request, and a wildcard
+/// must not lend it to every page (S-08). On the WebSocket the origin was judged before.
 fn page_may_use_identity(request: &Request<'_>, policy: &Policy) -> bool {
-    request.surface == Surface::WebSocket
-        || (policy.origins.check_request(request.headers, false).is_ok()
-            && !is_cross_site_without_origin(request.headers))
+    let is_allowed = match policy.origins.check_request(request.headers, false) {
+        Ok(page) => page != Some(OriginMatch::Wildcard),
+        Err(_) => false,
+    };
+    request.surface == Surface::WebSocket || (is_allowed && !is_cross_site_without_origin(request.headers))
 }
 
 /// The claim of a Tailscale identity, where one could let this request in.

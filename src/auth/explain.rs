@@ -202,9 +202,21 @@ fn advice(
             advice.push("the proxy: overwrite the user header; a client's own came through beside it".to_owned());
         }
         Some(Err(Denied::ProxyUserNotAllowed)) => {
-            advice.push(format!("{key}.allowUsers: add this user, if they may come in"))
+            let user = match &policy.mode {
+                AuthMode::TrustedProxy { proxy: Some(proxy), .. } => headers.first(&proxy.user_header),
+                _ => None,
+            };
+            advice.push(format!("{key}.allowUsers: add {:?}, if they may come in", user.unwrap_or_default().trim()));
         }
         Some(Err(_) | Ok(_)) | None => {}
+    }
+    let is_let_in = !matches!(verdict, Verdict::Unattributable { .. });
+    if matches!(policy.mode, AuthMode::None) && is_let_in {
+        advice.push(
+            "gateway.auth.mode: \"trusted-proxy\" where the proxy knows its users, else \"token\"; now whoever it passes on \
+             is let in with all scopes"
+                .to_owned(),
+        );
     }
     advice
 }
@@ -270,8 +282,20 @@ mod tests {
         ] {
             assert!(text.contains(says), "{says}: {text}");
         }
+        let only = TrustedProxy { allow_users: vec!["bob".into()], ..proxy().unwrap() };
+        let said = report("10.0.0.1", &[xff, ("X-Forwarded-User", "alice")], &["10.0.0.1"], Some(only)).advice;
+        assert_eq!(said, ["gateway.auth.trustedProxy.allowUsers: add \"alice\", if they may come in"]);
         let good = report("10.0.0.1", &[xff, ("X-Forwarded-User", "alice")], &["10.0.0.1"], proxy());
         assert_eq!(good.identity, Some(Who { user: Some("alice".into()), reason: None }));
         assert!(good.advice.is_empty(), "{:?}", good.advice);
+    }
+
+    #[test]
+    fn an_open_gateway_behind_a_proxy_is_not_well() {
+        let mut policy = Policy::new(1, AuthMode::None);
+        policy.ingress.trusted_proxies = AddressList::parse(["10.0.0.1"]);
+        let lines: &[(&str, &[u8])] = &[("X-Forwarded-For", b"203.0.113.9")];
+        let report = explain("10.0.0.1".parse().unwrap(), HeaderView::new(lines), Some(&[]), &policy);
+        assert!(report.advice[0].starts_with("gateway.auth.mode: "), "{:?}", report.advice);
     }
 }

@@ -222,6 +222,13 @@ mod tests {
         assert!(asked(&policy, "10.0.0.2", &alice).is_err(), "another peer is no proxy");
         let cross = with(&[("sec-fetch-site", "cross-site")]);
         assert!(asked(&policy, "10.0.0.1", &cross).is_err());
+        policy.origins = OriginPolicy::parse(["*"]);
+        let foreign = with(&[("origin", "https://evil.example")]);
+        assert_eq!(
+            asked(&policy, "10.0.0.1", &foreign).unwrap_err(),
+            Denied::ProxyOriginNotAllowed,
+            "a wildcard lends nothing"
+        );
     }
 
     #[test]

@@ -70,10 +70,12 @@ pub enum CredentialKind {
     DeviceToken,
     /// A setup code.
     BootstrapToken,
+    /// The shortcode of a join URL.
+    JoinCode,
 }
 
 impl CredentialKind {
-    const ALL: usize = 3;
+    const ALL: usize = 4;
 }
 
 /// Who is counted.

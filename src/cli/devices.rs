@@ -37,6 +37,8 @@ pub(super) enum DevicesCommand {
     Rotate(RotateArgs),
     /// Revoke a device's token for a role
     Revoke(TokenArgs),
+    /// Make a URL by which one machine joins as a node: good for ten minutes, fetched once
+    JoinCode(GatewayFlags),
 }
 
 /// Which request to approve.
@@ -125,6 +127,7 @@ impl DevicesCommand {
             Self::Remove(args) => args.gateway.json,
             Self::Rename(args) => args.gateway.json,
             Self::Rotate(_) | Self::Revoke(_) => true,
+            Self::JoinCode(flags) => flags.json,
         }
     }
 
@@ -172,9 +175,28 @@ impl DevicesCommand {
                 change_token(context, &token, "device.token.rotate", scopes).await?;
             }
             Self::Revoke(token) => change_token(context, &token, "device.token.revoke", None).await?,
+            Self::JoinCode(flags) => join_code(context, &target(&flags)?, flags.json).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Prints a join URL, and what to type on the machine that is to join.
+async fn join_code(context: &Context, target: &Target, is_json: bool) -> Result<(), CliError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Made {
+        join_url: String,
+    }
+    const METHOD: &str = "device.pair.setupCode";
+    let params = json!({"bootstrapProfile": "node", "includeQr": false, "joinUrl": true});
+    let Made { join_url } = parse_result(METHOD, &target.call_once(METHOD, &params).await?)?;
+    let command = format!("npx openclaw connect {join_url}");
+    if is_json {
+        return context.output.value(&json!({"joinUrl": join_url, "command": command}));
+    }
+    context.output.line(&join_url)?;
+    context.output.line(&command)
 }
 
 /// A request, as `device.pair.list` has it.

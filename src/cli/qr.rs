@@ -49,6 +49,9 @@ pub(super) struct QrArgs {
     /// For a node host (openclaw node run --pair CODE): it is a node and nothing else
     #[arg(long, conflicts_with = "limited")]
     node: bool,
+    /// For a voice in a room: a node, and an operator who reads and talks
+    #[arg(long, conflicts_with_all = ["limited", "node"])]
+    voice_node: bool,
     /// Print the code alone
     #[arg(long)]
     setup_code_only: bool,
@@ -124,9 +127,10 @@ impl QrArgs {
         ] {
             output.line(&format!("{} {value}", output.paint(Tone::Faint, &format!("{name}:"))))?;
         }
-        output.line(&match self.node {
-            true => format!("\nOn the machine: openclaw node run --pair oc-pair://{}", made.setup_code),
-            false => "\nScan it with the OpenClaw app. What waits for approval: clawgate devices list".to_owned(),
+        output.line(&match (self.node, self.voice_node) {
+            (true, _) => format!("\nOn the machine: openclaw node run --pair oc-pair://{}", made.setup_code),
+            (_, true) => "\nGive it to the device. What waits for approval: clawgate devices list".to_owned(),
+            _ => "\nScan it with the OpenClaw app. What waits for approval: clawgate devices list".to_owned(),
         })?;
         Ok(ExitCode::SUCCESS)
     }
@@ -140,10 +144,9 @@ impl QrArgs {
         if self.remote {
             params.insert("preferRemoteUrl".to_owned(), json!(true));
         }
-        match (self.limited, self.node) {
-            (true, _) => drop(params.insert("bootstrapProfile".to_owned(), json!("limited"))),
-            (_, true) => drop(params.insert("bootstrapProfile".to_owned(), json!("node"))),
-            _ => {}
+        let profile = [(self.limited, "limited"), (self.node, "node"), (self.voice_node, "voice-node")];
+        if let Some((_, profile)) = profile.into_iter().find(|(is_wanted, _)| *is_wanted) {
+            params.insert("bootstrapProfile".to_owned(), json!(profile));
         }
         params.into()
     }

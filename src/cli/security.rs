@@ -12,9 +12,12 @@ use serde_json::json;
 use super::context::Context;
 use super::error::CliError;
 use super::output::Tone;
+use crate::config::Config;
 use crate::config::audit::{Entry, Facts, Finding, Severity, audit};
-use crate::config::load::FilesAndCommands;
-use crate::config::resolve::{self, Flags};
+use crate::config::load::{FilesAndCommands, host_facts};
+use crate::config::model::AuthMode;
+use crate::config::resolve::{self, Credential, Flags, ServerAuth};
+use crate::server::tls_files;
 
 /// `security ...`.
 #[derive(Debug, Subcommand)]
@@ -45,10 +48,23 @@ impl SecurityCommand {
     pub(super) fn run(&self, context: &Context) -> Result<ExitCode, CliError> {
         let loaded = context.load()?;
         let access = FilesAndCommands { environment: &loaded.environment };
-        let auth = resolve::server_auth(&loaded.config, &loaded.environment, &Flags::default(), &access);
-        let entries = entries(context);
-        let mode = auth.ok().map(|auth| auth.mode);
-        let found = audit(&Facts { config: &loaded.config, mode, entries: &entries });
+        // As the start would decide; a machine that is a client of another gateway is judged as if it were one.
+        let flags = Flags { allow_unconfigured: true, ..Flags::default() };
+        let (config, environment) = (&loaded.config, &loaded.environment);
+        let port = context.profile.default_port();
+        let start = resolve::start(config, environment, &flags, &host_facts(), port, &access);
+        let refusal = start.as_ref().err().map(ToString::to_string);
+        let auth =
+            start.map(|start| start.auth).or_else(|_| resolve::server_auth(config, environment, &flags, &access));
+        let auth = auth.ok();
+        let entries = entries(context, config);
+        let found = audit(&Facts {
+            config,
+            mode: auth.as_ref().map(|auth| auth.mode).or(config.gateway.auth.mode),
+            refusal: refusal.as_deref(),
+            secret: auth.as_ref().and_then(secret),
+            entries: &entries,
+        });
         let count = |severity| found.iter().filter(|finding| finding.severity == severity).count();
         let [critical, warn, info] = [Severity::Critical, Severity::Warn, Severity::Info].map(count);
         if self.prints_json() {
@@ -77,22 +93,41 @@ fn print(context: &Context, found: &[Finding]) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The files of this installation that are there.
-fn entries(context: &Context) -> Vec<Entry> {
-    let state = &context.paths.state_dir;
-    let mut entries = Vec::new();
-    for (path, is_secret) in [
-        (context.paths.config_file.clone(), true),
-        (state.clone(), false),
-        (state.join("clawgate.sqlite"), true),
-        (state.join("clawgate.sqlite-wal"), true),
-        (state.join("clawgate.run.json"), true),
-        (state.join("identity"), false),
-        (state.join("identity/device.json"), true),
-        (state.join("logs"), false),
-    ] {
-        entries.extend(entry(&path, is_secret));
+/// The shared secret that clients must know.
+fn secret(auth: &ServerAuth) -> Option<&Credential> {
+    match auth.mode {
+        AuthMode::Token => auth.token.as_ref(),
+        AuthMode::Password | AuthMode::TrustedProxy => auth.password.as_ref(),
+        AuthMode::None => None,
     }
+}
+
+/// The files of this installation that are there: those with secrets, those that decide what runs, and their folders.
+fn entries(context: &Context, config: &Config) -> Vec<Entry> {
+    let (state, file) = (&context.paths.state_dir, &context.paths.config_file);
+    let tls = tls_files(&config.gateway.tls, &context.paths);
+    let folders = [state.clone(), state.join("identity"), state.join("logs")];
+    let mut secrets = vec![file.clone(), tls.key];
+    secrets.extend(
+        [
+            ".env",
+            "clawgate.sqlite",
+            "clawgate.sqlite-wal",
+            "sessions.sqlite",
+            "sessions.sqlite-wal",
+            "clawgate.run.json",
+            "identity/device.json",
+        ]
+        .map(|name| state.join(name)),
+    );
+    // Copies of the configuration that editors and tools leave beside it hold the same secrets.
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let beside = file.parent().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let is_copy = |other: &str| other != name && (other.starts_with(&name) || *other == format!(".{name}.swp"));
+    secrets.extend(beside.filter(|entry| is_copy(&entry.file_name().to_string_lossy())).map(|entry| entry.path()));
+    let plain = [state.join("exec-approvals.json"), tls.cert];
+    let mut entries: Vec<_> = secrets.iter().filter_map(|path| entry(path, true)).collect();
+    entries.extend(folders.iter().chain(&plain).filter_map(|path| entry(path, false)));
     entries
 }
 

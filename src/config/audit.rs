@@ -4,6 +4,9 @@
 //! A finding names the key to change and what to change it to. None of them keeps a gateway from starting: what is plainly
 //! wrong is refused at the start already (see [`super::resolve`]).
 
+mod flow;
+
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -11,11 +14,17 @@ use serde::Serialize;
 
 use super::Config;
 use super::model::{AuthMode, Bind, TailscaleMode};
+use super::resolve::Credential;
 use super::secret_ref::SecretInput;
 use crate::rpc::scope::Scope;
 
 /// Characters of a shared secret below which it can be guessed: 16 of `openssl rand -hex` are 64 bits.
 const SECRET_CHARS: usize = 16;
+/// Different characters of a shared secret below which it can be guessed, whatever its length.
+const SECRET_ALPHABET: usize = 6;
+/// What is said of every secret in the file, and what to do.
+const WRITTEN_OUT: &str = "the secret stands in the configuration file, and in every copy of it";
+const ELSEWHERE: &str = "keep it elsewhere and refer to it: {source: \"env\"|\"file\"|\"exec\", ...}";
 /// Addresses that a trusted network may have before it is hardly one proxy's: a /24, or a /64 of IPv6.
 const WIDE_V4: u8 = 24;
 const WIDE_V6: u8 = 64;
@@ -76,8 +85,12 @@ pub struct Entry {
 pub struct Facts<'a> {
     /// The settings.
     pub config: &'a Config,
-    /// How clients prove themselves: as the start would decide it; `None` when the start would be refused.
+    /// How clients prove themselves: as the start would decide it, or as the file says it where the start is refused.
     pub mode: Option<AuthMode>,
+    /// Why the start is refused.
+    pub refusal: Option<&'a str>,
+    /// The shared secret of that mode, from wherever it is.
+    pub secret: Option<&'a Credential>,
     /// The files that exist.
     pub entries: &'a [Entry],
 }
@@ -91,6 +104,7 @@ pub fn audit(facts: &Facts<'_>) -> Vec<Finding> {
     pages(facts, &mut found);
     nodes(facts, &mut found);
     tokens(facts, &mut found);
+    flow::flow(facts, &mut found);
     found.0.sort_by(|one, two| (one.severity, &one.key).cmp(&(two.severity, &two.key)));
     found.0
 }
@@ -133,38 +147,47 @@ fn files(facts: &Facts<'_>, found: &mut Found) {
 fn access(facts: &Facts<'_>, found: &mut Found) {
     let gateway = &facts.config.gateway;
     let beyond_loopback = !matches!(gateway.bind, Bind::Loopback);
-    for (key, secret) in
-        [("gateway.auth.token", &gateway.auth.token), ("gateway.auth.password", &gateway.auth.password)]
-    {
-        let Some(SecretInput::Literal(secret)) = secret else { continue };
-        let count = secret.expose().chars().count();
-        if count < SECRET_CHARS {
-            let severity = if beyond_loopback { Severity::Critical } else { Severity::Warn };
-            let what = format!("the secret has {count} characters: it can be guessed");
-            found.add(severity, key, what, format!("clawgate config set {key} \"$(openssl rand -hex 24)\""));
+    if let Some(Credential { secret, source }) = facts.secret {
+        let secret = secret.expose();
+        let (count, different) = (secret.chars().count(), secret.chars().collect::<HashSet<_>>().len());
+        if count < SECRET_CHARS || different < SECRET_ALPHABET {
+            let severity = if is_reached(facts.config) { Severity::Critical } else { Severity::Warn };
+            let what = match count < SECRET_CHARS {
+                true => format!("the secret has {count} characters: it can be guessed"),
+                false => format!("the secret has {different} different characters: it can be guessed"),
+            };
+            let key = source.to_string();
+            let fix = match key.starts_with("gateway.") {
+                true => format!("clawgate config set {key} \"$(openssl rand -hex 24)\""),
+                false => "give it what this prints: openssl rand -hex 24".to_owned(),
+            };
+            found.add(severity, key, what, fix);
         }
-        let what = "the secret stands in the configuration file, and in every copy of it";
-        found.add(
-            Severity::Info,
-            key,
-            what,
-            "keep it elsewhere and refer to it: {source: \"env\"|\"file\"|\"exec\", ...}",
-        );
     }
-    match facts.mode {
-        None => found.add(
-            Severity::Warn,
-            "gateway.auth",
-            "the gateway would not start with this configuration",
-            "see what it says: clawgate gateway run",
-        ),
-        Some(AuthMode::None) => found.add(
-            Severity::Critical,
-            "gateway.auth.mode",
-            "no authentication: every program on this machine is let in with all scopes",
-            "set gateway.auth.mode to token",
-        ),
-        Some(_) => {}
+    for (key, secret) in [
+        ("gateway.auth.token", &gateway.auth.token),
+        ("gateway.auth.password", &gateway.auth.password),
+        ("gateway.remote.token", &gateway.remote.token),
+        ("gateway.remote.password", &gateway.remote.password),
+    ] {
+        if let Some(SecretInput::Literal(_)) = secret {
+            found.add(Severity::Info, key, WRITTEN_OUT, ELSEWHERE);
+        }
+    }
+    if let Some(refusal) = facts.refusal {
+        let (what, fix) = refusal.split_once(". ").unwrap_or((refusal, "see what it says: clawgate gateway run"));
+        found.add(Severity::Critical, "gateway", format!("the gateway does not start like this: {what}"), fix);
+    }
+    if facts.mode == Some(AuthMode::None) {
+        let (who, fix) = match gateway.trusted_proxies.is_empty() {
+            true => ("every program on this machine is let in", "set gateway.auth.mode to token"),
+            false => (
+                "every program on this machine is let in, and everybody whom a proxy of gateway.trustedProxies passes on,",
+                "set gateway.auth.mode to trusted-proxy where the proxy knows its users, else to token",
+            ),
+        };
+        let what = format!("no authentication: {who} with all scopes");
+        found.add(Severity::Critical, "gateway.auth.mode", what, fix);
     }
     if beyond_loopback && !gateway.tls.enabled && facts.mode != Some(AuthMode::TrustedProxy) {
         found.add(
@@ -309,11 +332,19 @@ fn nodes(facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
+/// Whether others than programs of this host can reach it, as far as the file says.
+fn is_reached(config: &Config) -> bool {
+    let gateway = &config.gateway;
+    gateway.bind != Bind::Loopback
+        || gateway.tailscale != TailscaleMode::Off
+        || gateway.auth.allow_tailscale == Some(true)
+        || !gateway.trusted_proxies.is_empty()
+}
+
 /// A token of a device that was stolen serves until somebody notices, unless it ends by itself (S-66).
 fn tokens(facts: &Facts<'_>, found: &mut Found) {
     let config = facts.config;
-    let is_reached = config.gateway.bind != Bind::Loopback || config.gateway.tailscale != TailscaleMode::Off;
-    if is_reached && config.device_tokens.max_age.is_none() && config.device_tokens.idle.is_none() {
+    if is_reached(config) && config.device_tokens.max_age.is_none() && config.device_tokens.idle.is_none() {
         found.add(
             Severity::Warn,
             "plugins.entries.clawgate.config.deviceTokens",
@@ -324,107 +355,4 @@ fn tokens(facts: &Facts<'_>, found: &mut Found) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Environment;
-    use crate::config::decode::decode;
-    use crate::config::raw::Document;
-
-    fn config(gateway: &str) -> Config {
-        let document = Document::parse(format!("{{gateway: {{{gateway}}}}}")).unwrap();
-        decode(&document, &Environment::default()).unwrap().config
-    }
-
-    fn findings(gateway: &str, mode: AuthMode) -> Vec<(Severity, String)> {
-        let config = config(gateway);
-        let found = audit(&Facts { config: &config, mode: Some(mode), entries: &[] });
-        assert!(found.iter().all(|finding| !finding.what.is_empty() && !finding.fix.is_empty()));
-        found.into_iter().map(|finding| (finding.severity, finding.key)).collect()
-    }
-
-    #[test]
-    fn a_plain_installation_has_nothing_to_say() {
-        assert_eq!(findings("", AuthMode::Token), []);
-        let token = "auth: {token: {source: 'env', provider: 'default', id: 'GATEWAY_TOKEN'}}";
-        assert_eq!(findings(token, AuthMode::Token), []);
-    }
-
-    #[test]
-    fn every_rule_names_its_key() {
-        use AuthMode::{None as Open, Token, TrustedProxy};
-        use Severity::{Critical, Info, Warn};
-        let proxy = |rest: &str| {
-            format!(
-                "trustedProxies: ['10.0.0.1'], auth: {{mode: 'trusted-proxy', trustedProxy: {{userHeader: 'x-user', requiredHeaders: ['x-p'], allowUsers: ['a'], {rest}}}}}"
-            )
-        };
-        for (gateway, mode, severity, key) in [
-            ("auth: {mode: 'none'}", Open, Critical, "gateway.auth.mode"),
-            ("auth: {token: 'short'}", Token, Warn, "gateway.auth.token"),
-            ("bind: 'lan', auth: {token: 'short'}", Token, Critical, "gateway.auth.token"),
-            ("auth: {token: 'long-enough-not-to-be-guessed'}", Token, Info, "gateway.auth.token"),
-            ("bind: 'lan'", Token, Warn, "gateway.tls.enabled"),
-            ("auth: {rateLimit: {maxAttempts: 1000}}", Token, Warn, "gateway.auth.rateLimit.maxAttempts"),
-            ("tailscale: {mode: 'funnel'}", Token, Warn, "gateway.tailscale.mode"),
-            ("auth: {allowTailscale: true}", Token, Warn, "gateway.auth.allowTailscale"),
-            ("trustedProxies: ['10.0.0.0/8']", Token, Warn, "gateway.trustedProxies"),
-            ("trustedProxies: ['2001:db8::/32']", Token, Warn, "gateway.trustedProxies"),
-            ("trustedProxies: ['10.0.0.1'], allowRealIpFallback: true", Token, Warn, "gateway.allowRealIpFallback"),
-            (&proxy("allowLoopback: true"), TrustedProxy, Warn, "gateway.auth.trustedProxy.allowLoopback"),
-            (
-                &proxy("deviceAutoApprove: {enabled: true}"),
-                TrustedProxy,
-                Info,
-                "gateway.auth.trustedProxy.deviceAutoApprove.enabled",
-            ),
-            (
-                &proxy("deviceAutoApprove: {enabled: true, scopes: ['operator.admin']}"),
-                TrustedProxy,
-                Critical,
-                "gateway.auth.trustedProxy.deviceAutoApprove.scopes",
-            ),
-            ("controlUi: {allowedOrigins: ['*']}", Token, Critical, "gateway.controlUi.allowedOrigins"),
-            (
-                "controlUi: {dangerouslyAllowHostHeaderOriginFallback: true}",
-                Token,
-                Critical,
-                "gateway.controlUi.dangerouslyAllowHostHeaderOriginFallback",
-            ),
-            ("controlUi: {allowInsecureAuth: true}", Token, Warn, "gateway.controlUi.allowInsecureAuth"),
-            (
-                "nodes: {pairing: {autoApproveCidrs: ['10.0.0.0/24']}}",
-                Token,
-                Warn,
-                "gateway.nodes.pairing.autoApproveCidrs",
-            ),
-            ("nodes: {commands: {allow: ['camera.snap']}}", Token, Info, "gateway.nodes.commands.allow"),
-            ("bind: 'lan'", Token, Warn, "plugins.entries.clawgate.config.deviceTokens"),
-        ] {
-            assert!(
-                findings(gateway, mode).contains(&(severity, key.to_owned())),
-                "{gateway}: {:?}",
-                findings(gateway, mode)
-            );
-        }
-        let open = findings("trustedProxies: ['10.0.0.1'], auth: {trustedProxy: {userHeader: 'x-user'}}", TrustedProxy);
-        let keys: Vec<_> = open.iter().map(|(_, key)| key.as_str()).collect();
-        assert_eq!(keys, ["gateway.auth.trustedProxy.allowUsers", "gateway.auth.trustedProxy.requiredHeaders"]);
-    }
-
-    #[test]
-    fn files_are_for_their_owner_alone() {
-        let entry = |mode, is_secret, is_folder| Entry { path: "/x".into(), mode, is_own: true, is_secret, is_folder };
-        let worst = |entry: Entry| {
-            let config = Config::default();
-            let found = audit(&Facts { config: &config, mode: Some(AuthMode::Token), entries: &[entry] });
-            found.first().map(|finding| (finding.severity, finding.fix.clone()))
-        };
-        assert_eq!(worst(entry(0o100_600, true, false)), None);
-        assert_eq!(worst(entry(0o040_700, true, true)), None);
-        assert_eq!(worst(entry(0o100_644, false, false)), None);
-        assert_eq!(worst(entry(0o100_640, true, false)), Some((Severity::Critical, "chmod 600 /x".to_owned())));
-        assert_eq!(worst(entry(0o100_622, false, false)), Some((Severity::Critical, "chmod 600 /x".to_owned())));
-        assert_eq!(worst(entry(0o040_755, false, true)), Some((Severity::Warn, "chmod 700 /x".to_owned())));
-        assert_eq!(worst(Entry { is_own: false, ..entry(0o600, true, false) }).unwrap().0, Severity::Critical);
-    }
-}
+mod tests;

@@ -21,6 +21,7 @@ pub mod fingerprint;
 pub mod flow;
 #[cfg(any(test, feature = "internals"))]
 pub mod fuzz;
+pub mod in_clear;
 pub mod key_path;
 pub mod keyword;
 pub mod load;

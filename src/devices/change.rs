@@ -23,6 +23,8 @@ use crate::ws::close::CloseCode;
 
 /// How often it is noted that who stays connected is using its token.
 const USES_INTERVAL_MS: u64 = 3_600_000;
+/// The close reason of a token that has come to its end.
+const TOKEN_EXPIRED: &str = "device token expired";
 /// Sightings written in one operation.
 const SIGHTINGS: usize = 256;
 
@@ -307,14 +309,22 @@ impl Devices {
         let op = move |tx: &Tx<'_>| {
             let device = table::device(tx, id)?.filter(|device| is_due(&devices, device));
             let Some(mut device) = device else { return Ok(Change::of(None)) };
+            let mut has_ended = false;
             if let Some(approval) = device.approval_mut(role).filter(|approval| !approval.is_revoked()) {
+                has_ended = matches!(approval.token, Token::Live { .. });
                 retire(approval, Token::Unissued);
             }
             let Some(issued) = device.approval_mut(role).and_then(|approval| issue_first(approval, now)) else {
                 return Ok(Change::of(None));
             };
             table::put(tx, &device)?;
-            Ok(Change::of(Some(issued)).publish(move || inner.show(device)))
+            Ok(Change::of(Some(issued)).publish(move || {
+                inner.show(device);
+                if has_ended {
+                    // Its age can't be seen from here on.
+                    inner.end_sessions_of_token(id, role);
+                }
+            }))
         };
         self.0.store.write(op).await
     }
@@ -421,6 +431,12 @@ impl Devices {
 }
 
 impl Devices {
+    /// Sets when tokens end, also those that are out; who came by one that is too old by now is closed.
+    pub fn set_token_life(&self, life: pairing::TokenLife, now: UnixMs) {
+        *lock(&self.0.life) = life;
+        self.tend_tokens(now);
+    }
+
     /// Closes who came by a token that is too old by now; and notes that who stays connected is using theirs.
     fn tend_tokens(&self, now: UnixMs) {
         let pairing::TokenLife { max_age_ms, idle_ms } = *lock(&self.0.life);
@@ -435,10 +451,7 @@ impl Devices {
         if max_age_ms.is_none() && !is_hour {
             return;
         }
-        let by_own = |connection: &&Arc<Connection>| {
-            matches!(connection.grant.method(), Method::DeviceToken | Method::BootstrapToken)
-        };
-        for connection in self.0.hub.connections().iter().filter(by_own) {
+        for connection in self.0.hub.connections().iter().filter(|connection| is_by_own_token(connection)) {
             let grant = &connection.grant;
             let Some(device) = grant.device().and_then(|id| self.facts(id)) else { continue };
             if is_hour {
@@ -449,7 +462,7 @@ impl Devices {
                 continue;
             };
             if max_age_ms.is_some_and(|ms| now >= issued_at.plus(ms)) {
-                connection.close(CloseCode::AUTH_CHANGED, "device token expired");
+                connection.close(CloseCode::AUTH_CHANGED, TOKEN_EXPIRED);
             }
         }
     }
@@ -659,6 +672,14 @@ impl Inner {
         }
     }
 
+    /// Closes who came by the token that a role had until now, and not by another credential.
+    fn end_sessions_of_token(&self, id: DeviceId, role: Role) {
+        self.cut_offs.fetch_add(1, Ordering::SeqCst);
+        self.hub.close_where(CloseCode::AUTH_CHANGED, TOKEN_EXPIRED, |connection| {
+            connection.grant.device() == Some(id) && connection.grant.role() == role && is_by_own_token(connection)
+        });
+    }
+
     /// Closes the sockets of a device, after the index shows what has become of it. The counter moves first: whoever is
     /// registered before sees its socket closed, whoever is registered later sees the counter.
     pub(super) fn cut_off(&self, id: DeviceId, role: Option<Role>, spare: Option<ConnId>, reason: &str) {
@@ -668,6 +689,11 @@ impl Inner {
             grant.device() == Some(id) && role.is_none_or(|role| grant.role() == role) && spare != Some(connection.id)
         });
     }
+}
+
+/// Whether it rests on its device's token, or on the code that gave it that.
+fn is_by_own_token(connection: &Connection) -> bool {
+    matches!(connection.grant.method(), Method::DeviceToken | Method::BootstrapToken)
 }
 
 /// Refuses a manager whose own device was removed or revoked while its call waited its turn.

@@ -210,11 +210,6 @@ impl Devices {
         pending
     }
 
-    /// Sets when tokens end, also those that are out.
-    pub fn set_token_life(&self, life: TokenLife) {
-        *lock(&self.0.life) = life;
-    }
-
     /// When the token of `device` for `role` ends; `None` when it does not, or there is none.
     pub fn token_end(&self, device: &PairedDevice, role: Role) -> Option<UnixMs> {
         let Token::Live { issued_at, .. } = device.approval(role)?.token else { return None };

@@ -29,27 +29,38 @@ pub enum Access {
     Limited,
     /// A node alone.
     Node,
+    /// A node, and an operator who reads and talks: a voice in a room.
+    VoiceNode,
 }
 
 impl Access {
-    /// The word on the wire and in the store.
+    /// The word in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Limited => "limited",
             Self::Node => "node",
+            Self::VoiceNode => "voice-node",
+        }
+    }
+
+    /// The word on the wire, which has three.
+    pub const fn on_the_wire(self) -> &'static str {
+        match self {
+            Self::VoiceNode => Self::Limited.as_str(),
+            access => access.as_str(),
         }
     }
 
     /// Reads the word; `None` for any other.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Full, Self::Limited, Self::Node].into_iter().find(|access| access.as_str() == text)
+        [Self::Full, Self::Limited, Self::Node, Self::VoiceNode].into_iter().find(|access| access.as_str() == text)
     }
 
     /// The roles.
     pub const fn roles(self) -> &'static [Role] {
         match self {
-            Self::Full | Self::Limited => &[Role::Node, Role::Operator],
+            Self::Full | Self::Limited | Self::VoiceNode => &[Role::Node, Role::Operator],
             Self::Node => &[Role::Node],
         }
     }
@@ -61,6 +72,7 @@ impl Access {
             Self::Full => limited.into_iter().chain([Scope::Admin]).collect(),
             Self::Limited => limited.into_iter().collect(),
             Self::Node => ScopeSet::EMPTY,
+            Self::VoiceNode => ScopeSet::EMPTY.with(Scope::Read).with(Scope::Talk),
         }
     }
 
@@ -76,6 +88,7 @@ impl Access {
         };
         match (self, client.id) {
             (Self::Node, "node-host") => true,
+            (Self::VoiceNode, "node-host") => is_on("esp32", &["ESP32"]),
             (Self::Full | Self::Limited, "openclaw-ios") => is_on("ios", &["iPhone", "iPad", "iOS"]),
             (Self::Full | Self::Limited, "openclaw-android") => is_on("android", &["Android"]),
             _ => false,
@@ -183,19 +196,27 @@ mod tests {
 
     #[test]
     fn no_code_gives_the_right_to_pair_others() {
-        for access in [Access::Full, Access::Limited, Access::Node] {
+        for access in [Access::Full, Access::Limited, Access::Node, Access::VoiceNode] {
             assert!(!access.scopes().contains(Scope::Pairing));
             assert_eq!(Access::parse(access.as_str()), Some(access));
         }
         assert!(Access::Full.scopes().contains(Scope::Admin) && !Access::Limited.scopes().contains(Scope::Admin));
         assert!(Access::Node.scopes().is_empty() && Access::Node.roles() == [Role::Node]);
-        assert_eq!(Access::parse("voice-node"), None);
+        let voice = Access::VoiceNode;
+        assert!(
+            voice.scopes() == ScopeSet::EMPTY.with(Scope::Read).with(Scope::Talk) && voice.on_the_wire() == "limited"
+        );
+        assert_eq!(Access::parse("control-ui"), None);
     }
 
     #[test]
     fn a_code_pairs_only_the_kind_of_client_it_is_for() {
         let node = Client { id: "node-host", mode: "node", platform: "linux", device_family: "Linux" };
         let phone = Client { id: "openclaw-ios", mode: "node", platform: "iOS 18.1", device_family: "iPhone" };
+        let voice = Client { platform: "ESP32 5.2", device_family: "esp32", ..node };
+        assert!(
+            Access::VoiceNode.is_for(&voice) && !Access::VoiceNode.is_for(&node) && !Access::VoiceNode.is_for(&phone)
+        );
         assert!(Access::Node.is_for(&node) && !Access::Full.is_for(&node) && !Access::Limited.is_for(&node));
         assert!(Access::Full.is_for(&phone) && Access::Limited.is_for(&phone) && !Access::Node.is_for(&phone));
         for other in [

@@ -64,7 +64,7 @@ impl<'a> OutcomeView<'a> {
             setup_id: &code.setup_id,
             device_id: outcome.device.to_string(),
             device_name: outcome.name.as_deref().filter(|name| !name.is_empty()),
-            access: code.access.as_str(),
+            access: code.access.on_the_wire(),
             ts: outcome.at,
         }
     }
@@ -115,6 +115,11 @@ impl Devices {
     pub fn code(&self, presented: &str, now: UnixMs) -> Option<Arc<SetupCode>> {
         let presented = SecretHash::of(presented.trim());
         self.0.read().codes.values().find(|code| code.is(presented, now)).cloned()
+    }
+
+    /// Whether a code is good still.
+    pub fn is_code_open(&self, setup_id: &str, now: UnixMs) -> bool {
+        self.0.read().codes.get(setup_id).is_some_and(|code| code.is_open(now))
     }
 
     /// What became of a code; `None` when it is not known, or not used yet.

@@ -592,7 +592,7 @@ async fn s_66_a_token_that_has_ended_is_replaced_by_another_credential_and_its_s
     let id = key(1).device_id();
     let end = |devices: &Devices| devices.token_end(&devices.facts(id).unwrap(), Role::Operator);
     assert_eq!(end(&devices), None, "without a setting it does not end");
-    devices.set_token_life(TokenLife { max_age_ms: Some(30 * DAY_MS), idle_ms: None });
+    devices.set_token_life(TokenLife { max_age_ms: Some(30 * DAY_MS), idle_ms: None }, NOW);
     let ends_at = NOW.plus(30 * DAY_MS);
     assert_eq!(end(&devices), Some(ends_at));
     let socket = own(&devices, 1, Role::Operator, &["operator.read"]);
@@ -608,11 +608,29 @@ async fn s_66_a_token_that_has_ended_is_replaced_by_another_credential_and_its_s
     assert_eq!(end(&devices), Some(ends_at.plus(30 * DAY_MS)));
 }
 
+/// Its age is looked at every few seconds. Whoever stole it must not win a whole life by its owner being faster than that.
+#[tokio::test]
+async fn s_66_a_socket_does_not_outlive_its_token_because_another_took_its_place() {
+    let devices = devices();
+    pair(&devices, 1, Role::Operator, &["operator.read"]).await;
+    devices.set_token_life(TokenLife { max_age_ms: Some(DAY_MS), idle_ms: None }, NOW);
+    let socket = own(&devices, 1, Role::Operator, &["operator.read"]);
+    let by_secret = connect(&devices, Grant::for_test(Role::Operator, scopes(&["operator.read"]), Some(key(1))));
+    let before = devices.cut_offs();
+    devices
+        .ensure_token(key(1).device_id(), Role::Operator, NOW.plus(DAY_MS))
+        .await
+        .unwrap()
+        .expect("one in its place");
+    assert!(socket.outbox.is_closing() && !by_secret.outbox.is_closing());
+    assert_ne!(devices.cut_offs(), before, "nor one that is just being let in by it");
+}
+
 #[tokio::test]
 async fn s_66_who_stays_connected_is_not_idle() {
     let devices = devices();
     pair(&devices, 1, Role::Node, &[]).await;
-    devices.set_token_life(TokenLife { max_age_ms: None, idle_ms: Some(DAY_MS) });
+    devices.set_token_life(TokenLife { max_age_ms: None, idle_ms: Some(DAY_MS) }, NOW);
     let id = key(1).device_id();
     let end = || devices.token_end(&devices.facts(id).unwrap(), Role::Node).unwrap();
     assert_eq!(end(), NOW.plus(DAY_MS));

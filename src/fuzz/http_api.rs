@@ -1,11 +1,11 @@
-//! Paths of the Control UI's files, as any stranger sends them, and bodies of `/v1/chat/completions` and
+//! Paths of the Control UI's files and of join URLs, as any stranger sends them, and bodies of `/v1/chat/completions` and
 //! `/tools/invoke`.
 
 use std::path::{Component, Path};
 
 use crate::api::{completion, tool_call};
 use crate::clock::UnixMs;
-use crate::http::files;
+use crate::http::{files, join};
 use crate::sessions::message::Message;
 
 /// A path names something inside the folder, or nothing. A body that is taken is JSON whose last word is a user's, within
@@ -16,6 +16,9 @@ pub fn check(data: &[u8]) {
         let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
         assert!(Path::new(&name).components().all(inside), "{name:?} leads out of the folder");
         assert!(name.split('/').all(|part| !part.starts_with('.')), "{name:?} is hidden");
+    }
+    if let Some((path, code)) = std::str::from_utf8(data).ok().and_then(|path| Some((path, join::shortcode(path)?))) {
+        assert!(path.ends_with(&format!("/j/{code}")) && (path.starts_with("/j/") || code.len() == 22), "{path:?}");
     }
     if let Ok(taken) = completion::parse(data, UnixMs(1)) {
         let body: serde_json::Value = serde_json::from_slice(data).expect("what was taken is JSON");

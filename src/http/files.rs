@@ -1,8 +1,9 @@
 //! The files of a Control UI that `gateway.controlUi.root` names, as any stranger may have them.
 //!
 //! A path of a request becomes one of the folder by [`relative`], which lets nothing through that could lead out of it;
-//! what symbolic links inside the folder lead to must lie inside, too. A path that names no file and does not look like
-//! one is a page of the application, and gets `index.html` ([`Files::get`]).
+//! what symbolic links inside the folder lead to must lie inside, too, and is opened without following a link
+//! ([`beneath`]). A path that names no file and does not look like one is a page of the application, and gets
+//! `index.html` ([`Files::get`]).
 //!
 //! Files are read off the workers, a few at a time, and shared: a thousand strangers who take the same file slowly hold
 //! one copy of it.
@@ -24,6 +25,7 @@ use http::header::{
 use http::{HeaderValue, StatusCode};
 use hyper::Response;
 use ring::digest::{SHA256, digest};
+use rustix::fs::{Mode, OFlags, open, openat};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -33,8 +35,9 @@ use super::reject;
 
 /// Bytes of one file.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
-/// Bytes of all files that are kept.
+/// Bytes of all files that are kept, with what it takes to keep one.
 const MAX_KEPT_BYTES: usize = 96 * 1024 * 1024;
+const ENTRY_BYTES: usize = 1024;
 /// How long a file that was looked at is not looked at again.
 const FRESH: Duration = Duration::from_secs(2);
 /// Files that are read at the same time.
@@ -211,10 +214,10 @@ impl Shelf {
         let nowhere = || io::Error::from(io::ErrorKind::NotFound);
         // A path that is too long, or goes on behind a file, is none either.
         let path = fs::canonicalize(self.root.join(name)).map_err(|_| nowhere())?;
-        if !path.starts_with(&self.root) {
+        let Ok(inside) = path.strip_prefix(&self.root) else {
             return Err(io::Error::other(format!("{name} leads out of the folder")));
-        }
-        let mut opened = fs::File::open(&path)?;
+        };
+        let mut opened = beneath(&self.root, inside)?;
         let meta = opened.metadata()?;
         if !meta.is_file() {
             return Err(nowhere());
@@ -240,14 +243,32 @@ impl Shelf {
     fn keep(&self, name: &str, file: &Arc<File>) {
         let mut kept = self.kept();
         if let Some(before) = kept.files.remove(name) {
-            kept.bytes -= before.body.len();
+            kept.bytes -= cost(name, &before);
         }
-        if kept.bytes + file.body.len() > MAX_KEPT_BYTES {
+        if kept.bytes + cost(name, file) > MAX_KEPT_BYTES {
             *kept = Kept::default();
         }
-        kept.bytes += file.body.len();
+        kept.bytes += cost(name, file);
         kept.files.insert(name.to_owned(), Arc::clone(file));
     }
+}
+
+/// What it takes to keep a file: by links that lead in circles one may be there under many names.
+fn cost(name: &str, file: &File) -> usize {
+    file.body.len() + name.len() + ENTRY_BYTES
+}
+
+/// Opens `inside`, a path below `root`, as it lies there: no symbolic link is followed, at no step, so that what was
+/// looked at is what is opened, whatever is put in its place meanwhile. A pipe is not waited for.
+fn beneath(root: &Path, inside: &Path) -> io::Result<fs::File> {
+    let here = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut opened = open(root, here | OFlags::DIRECTORY, Mode::empty())?;
+    let mut names = inside.components().peekable();
+    while let Some(name) = names.next() {
+        let kind = if names.peek().is_some() { OFlags::DIRECTORY } else { OFlags::empty() };
+        opened = openat(&opened, name.as_os_str(), here | kind, Mode::empty())?;
+    }
+    Ok(opened.into())
 }
 
 impl File {
@@ -474,6 +495,46 @@ mod tests {
         for missing in ["/assets/b.js", "/link.txt", "/..%2fsecret.txt"] {
             assert_eq!(get(missing, &none).await.0, 404, "{missing}");
         }
+    }
+
+    /// Between the look at a path and its opening, a link may be put in its place.
+    #[test]
+    fn what_is_opened_is_reached_without_a_link_at_any_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("ui");
+        fs::create_dir_all(root.join("a")).unwrap();
+        fs::write(root.join("a/x.js"), "x").unwrap();
+        fs::write(folder.path().join("x.js"), "secret").unwrap();
+        assert!(beneath(&root, Path::new("a/x.js")).is_ok());
+        std::os::unix::fs::symlink(folder.path(), root.join("out")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("x.js"), root.join("x.js")).unwrap();
+        for led_out in ["out/x.js", "x.js"] {
+            assert!(beneath(&root, Path::new(led_out)).is_err(), "{led_out}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_pipe_in_the_folder_keeps_no_reader_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("index.html"), "<html>").unwrap();
+        let pipe = folder.path().join("pipe.js");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let files = Files::open(folder.path(), "").unwrap();
+        let got = tokio::time::timeout(Duration::from_secs(5), files.get("/pipe.js", &HeaderMap::new())).await;
+        assert_eq!(got.expect("it is answered").status(), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn empty_files_under_many_names_are_bounded_too() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("index.html"), "<html>").unwrap();
+        let files = Files::open(folder.path(), "").unwrap();
+        let file = Arc::new(File::new("x", Bytes::new(), (0, None)));
+        for number in 0..=MAX_KEPT_BYTES / ENTRY_BYTES {
+            files.shelf.keep(&number.to_string(), &file);
+        }
+        assert!(files.shelf.kept().files.len() < MAX_KEPT_BYTES / ENTRY_BYTES);
     }
 
     #[tokio::test]

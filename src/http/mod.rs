@@ -2,7 +2,7 @@
 //!
 //! [`answer`] is the whole middleware: each step is a plain function that takes what the previous one
 //! proved, and refuses with a [`reject::Reject`]. Everything here is bounded before it is believed: the head by
-//! [`HEAD_BYTES`], [`MAX_HEADERS`] and [`HEAD_TIMEOUT`]; a body is read by an endpoint of the HTTP API alone ([`api`]),
+//! what [`head`] says; a body is read by an endpoint of the HTTP API alone ([`api`]),
 //! once it knows who sends it. The files of a Control UI ([`files`]) are for everybody.
 //!
 //! A connection ends here, or becomes a WebSocket and is handed to [`crate::conn`].
@@ -10,6 +10,8 @@
 pub mod api;
 pub mod body;
 pub mod files;
+pub mod head;
+pub mod join;
 pub mod page;
 pub mod reject;
 pub mod upgrade;
@@ -18,7 +20,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
@@ -27,21 +28,15 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use self::api::Endpoint;
 use self::body::Body;
 use self::files::Files;
+use self::head::Edge;
 use self::reject::Reject;
 use crate::net::stream::Stream;
-
-/// Bytes of a request head.
-pub const HEAD_BYTES: usize = 16 * 1024;
-/// Header lines of a request.
-pub const MAX_HEADERS: usize = 64;
-/// Time a peer has to send its request head.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers of ours.
 pub type Answer = Response<Body>;
@@ -112,10 +107,17 @@ pub trait Site: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Answer, Reject>> + Send {
         std::future::ready(Err(reject::NOT_FOUND))
     }
+    /// Answers who fetches what waits under the `shortcode` of a join URL. Where there is none, there is no such path.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    fn join(&self, _peer: SocketAddr, _shortcode: &str, _head: &http::request::Parts) -> Result<Answer, Reject> {
+        Err(reject::NOT_FOUND)
+    }
     /// Whether a new WebSocket may come in now, judged by its head alone.
     fn admit(&self, peer: SocketAddr, head: &http::request::Parts) -> Result<Self::Admitted, Reject>;
-    /// Hears of every refusal, for the counters.
-    fn refused(&self, _reject: &Reject) {}
+    /// Hears of every refusal, for the counters and the log.
+    fn refused(&self, _peer: SocketAddr, _reject: &Reject) {}
     /// Runs an upgraded connection to its end.
     fn connected(self: Arc<Self>, upgraded: Upgraded<Self::Admitted>) -> impl Future<Output = ()> + Send;
 }
@@ -167,14 +169,8 @@ async fn exchange<S: Site>(
         let visiting = &visit;
         let service =
             service_fn(move |request| async move { Ok::<_, Infallible>(answer(request, peer, site, visiting).await) });
-        let http = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(HEAD_BYTES)
-            .half_close(false)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
+        let edge = Edge::new(TokioIo::new(stream), site.transport_security());
+        let http = head::server().serve_connection(edge, service).with_upgrades();
         let mut http = std::pin::pin!(http);
         tokio::select! {
             served = &mut http => served,
@@ -189,6 +185,9 @@ async fn exchange<S: Site>(
         }
     };
     if let Err(error) = served {
+        if let Some(reject) = head::fault(&error) {
+            site.refused(address, &reject);
+        }
         tracing::debug!(peer = %address, %error, "http connection ended");
         return None;
     }
@@ -198,9 +197,9 @@ async fn exchange<S: Site>(
         tracing::debug!(peer = %address, "the peer left during the upgrade");
         return None;
     };
-    match upgraded.downcast::<TokioIo<Stream>>() {
+    match upgraded.downcast::<Edge<TokioIo<Stream>>>() {
         Ok(parts) => {
-            let stream = parts.io.into_inner();
+            let stream = parts.io.into_inner().into_inner();
             Some(Upgraded { stream, read: parts.read_buf, peer: address, head, since, admitted })
         }
         Err(_) => {
@@ -236,8 +235,7 @@ async fn answer<S: Site>(
         }
     };
     let mut answer = result.unwrap_or_else(|reject| {
-        tracing::info!(peer = %peer.address, status = reject.status.as_u16(), reason = reject.reason, "http request refused");
-        site.refused(&reject);
+        site.refused(peer.address, &reject);
         reject.into_answer()
     });
     secure(answer.headers_mut(), site.transport_security());
@@ -246,7 +244,7 @@ async fn answer<S: Site>(
 
 /// What every answer says, whatever it is: that it is what it is called, that where it was asked from is nobody's business,
 /// and what the operator says of TLS (RFC 6797).
-fn secure(headers: &mut HeaderMap, transport_security: Option<HeaderValue>) {
+pub(crate) fn secure(headers: &mut HeaderMap, transport_security: Option<HeaderValue>) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if let Some(value) = transport_security {
@@ -254,7 +252,7 @@ fn secure(headers: &mut HeaderMap, transport_security: Option<HeaderValue>) {
     }
 }
 
-/// What is no WebSocket: a page of ours, an endpoint of the API, or a file of the Control UI.
+/// What is no WebSocket: a page of ours, an endpoint of the API, a join URL, or a file of the Control UI.
 async fn respond<S: Site>(
     request: Request<Incoming>,
     peer: Peer,
@@ -279,6 +277,13 @@ async fn respond<S: Site>(
     }
     if Endpoint::is_near(request.uri().path()) {
         return Ok(api::not_here());
+    }
+    if let Some(shortcode) = join::shortcode(request.uri().path()).map(str::to_owned) {
+        if site.readiness() != Readiness::Ready {
+            return Err(reject::NOT_READY);
+        }
+        let (head, _) = request.into_parts();
+        return site.join(peer.address, &shortcode, &head);
     }
     let page = page_for(&request, peer, site);
     match (files, &page) {

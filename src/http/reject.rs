@@ -36,6 +36,11 @@ macro_rules! rejects {
 rejects! {
     /// HTTP/1.1 requires exactly one Host (RFC 9112, section 3.2); two would let two readers see two targets.
     BAD_HOST = BAD_REQUEST, "bad_host", None, "the request needs exactly one valid Host header";
+    /// What came is no head of HTTP/1.1 (RFC 9112).
+    BAD_HEAD = BAD_REQUEST, "bad_head", None, "this is no request of HTTP/1.1";
+    /// Its head is longer than is taken, or has more lines (RFC 6585, section 5).
+    HEAD_TOO_LARGE = REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", None,
+        "the head of the request is too large: 16 KiB and 64 header lines are taken";
     /// The handshake of RFC 6455, section 4.2.1 is not as it must be.
     BAD_UPGRADE = BAD_REQUEST, "bad_upgrade", None,
         "not a WebSocket handshake: it takes GET without a body, HTTP/1.1, Connection: Upgrade, Upgrade: websocket and one Sec-WebSocket-Key of 16 bytes in base64";

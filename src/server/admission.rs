@@ -1,11 +1,11 @@
 //! The door: from an upgraded socket to a connection in the hub, or a refusal with its reason.
 //!
 //! The rules are `auth`'s; here the facts are gathered for them, what they decide is carried out (a silent
-//! pairing, a request for approval, a token), and every outcome leaves one line in the log.
+//! pairing, a request for approval, a token), and every outcome leaves one line in the log, until there are too many.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::doctor::{self, Doctor};
 use super::hello::Hello;
 use super::in_force::{Applied, InForce};
+use super::join::Joins;
 use super::large;
 use super::own_addresses::OwnAddresses;
 use super::presented::Presented;
@@ -53,6 +54,7 @@ use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
 use crate::secret::SecretHash;
 use crate::shutdown::Shutdown;
+use crate::sparing::{LeftOut, Sparing};
 use crate::tailscale::{LocalApi, localapi};
 use crate::text::plain;
 use crate::ws::close::{Close, CloseCode};
@@ -60,14 +62,30 @@ use crate::ws::close::{Close, CloseCode};
 /// Times that a connect is decided on: again after a silent pairing, and whenever a right was taken back meanwhile.
 const DECISIONS: usize = 8;
 
+/// What the log says of those who do not get in: strangers who knock must not fill it.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// A client has another secret.
+    mismatch: Sparing,
+    /// A client is refused.
+    refused: Sparing,
+    /// A request over HTTP is, a call of the API among them.
+    pub(super) http: Sparing,
+}
+
+impl Default for Said {
+    fn default() -> Self {
+        Self { mismatch: Sparing::new(60), refused: Sparing::new(600), http: Sparing::new(600) }
+    }
+}
+
 /// Everything behind the door.
 #[derive(Debug)]
 pub struct Admission {
     pub(super) policy: InForce,
     pub(super) limits: RateLimits,
     pub(super) own_addresses: OwnAddresses,
-    /// When the log last told of a client with another secret.
-    mismatch_said_s: AtomicU32,
+    pub(super) said: Said,
     tailscale: Arc<LocalApi>,
     hub: Hub,
     domains: Domains,
@@ -87,6 +105,8 @@ pub struct Admission {
     pub(super) body_room: BodyRoom,
     /// The Control UI, where one is served.
     pub(super) files: Option<Files>,
+    /// Setup codes that wait to be fetched by their join URLs.
+    pub(super) joins: Option<Joins>,
 }
 
 impl Admission {
@@ -108,7 +128,7 @@ impl Admission {
             policy: InForce::new(policy),
             limits,
             own_addresses: OwnAddresses::default(),
-            mismatch_said_s: AtomicU32::new(0),
+            said: Said::default(),
             tailscale,
             hub,
             domains,
@@ -124,6 +144,7 @@ impl Admission {
             api: None,
             body_room: BodyRoom::new(limits::API_BODY_BYTES),
             files: None,
+            joins: None,
         }
     }
 
@@ -131,6 +152,12 @@ impl Admission {
     #[must_use]
     pub fn serving(self, api: Api, files: Option<Files>) -> Self {
         Self { api: Some(api), files, ..self }
+    }
+
+    /// The same, with join URLs.
+    #[must_use]
+    pub(super) fn joined_by(self, joins: Joins) -> Self {
+        Self { joins: Some(joins), ..self }
     }
 
     /// The same, with requests of `doctor` noted.
@@ -363,11 +390,7 @@ impl Admission {
         if let Some(details) = error.details.as_mut() {
             details["secretSource"] = source.into();
         }
-        // Once a second at most: strangers who guess must not fill the log.
-        let now_s = monotonic_s();
-        if self.mismatch_said_s.swap(now_s, Ordering::Relaxed) == now_s {
-            return;
-        }
+        let Some(LeftOut(left_out)) = self.said.mismatch.say(monotonic_s()) else { return };
         // Of a token, eight digits tell two apart and nothing more. A password may be weak enough for them to help whoever
         // reads the log to guess it.
         let shows = matches!(policy.mode, AuthMode::Token(_));
@@ -375,6 +398,7 @@ impl Admission {
         let sent = params.auth.token.as_deref();
         tracing::warn!(
             source,
+            left_out,
             ours = policy.secret().filter(|_| shows).map(fingerprint),
             theirs = sent.filter(|_| shows).map(|sent| fingerprint(&SecretHash::of(sent))),
             "a client has another secret than this gateway"
@@ -667,6 +691,15 @@ impl Admission {
         Socket { id, peer, head, nonce, verdict, generation, since, slot, denied }
     }
 
+    /// Notes a request over HTTP that is refused.
+    pub fn refused_http(&self, peer: SocketAddr, reject: &Reject) {
+        self.count_refusal(reject.reason);
+        if let Some(LeftOut(left_out)) = self.said.http.say(monotonic_s()) {
+            let status = reject.status.as_u16();
+            tracing::info!(%peer, status, reason = reject.reason, left_out, "http request refused");
+        }
+    }
+
     /// Counts a refusal by its name.
     pub fn count_refusal(&self, reason: &'static str) {
         self.domains.system.refusals().count(reason);
@@ -733,7 +766,12 @@ impl Service for Admission {
                 let denied = socket.and_then(|socket| socket.denied.get()).map(|reason| plain(reason, 80));
                 let from = socket.and_then(|socket| socket.verdict.client());
                 match end.by {
-                    EndedBy::Gateway => tracing::info!(peer, ?from, code = end.code, denied, reason, "client refused"),
+                    EndedBy::Gateway => {
+                        if let Some(LeftOut(left_out)) = self.said.refused.say(monotonic_s()) {
+                            let code = end.code;
+                            tracing::info!(peer, ?from, code, denied, reason, left_out, "client refused");
+                        }
+                    }
                     EndedBy::Client | EndedBy::Transport => tracing::debug!(peer, reason, "left before connecting"),
                 }
             }

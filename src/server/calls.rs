@@ -13,16 +13,17 @@ use hyper::body::Incoming;
 use super::admission::{Admission, header_lines};
 use super::reception::too_many;
 use crate::api::fault::{Fault, Kind};
-use crate::api::{Api, Reply, Wants, lost_right};
+use crate::api::{Api, Reply, Wants};
 use crate::auth::ingress::Listener;
 use crate::auth::standing::stands;
 use crate::auth::{AuthMode, Denied, Grant, HeaderView, HttpRequest, Verdict, authorize_http};
-use crate::clock::UnixMs;
+use crate::clock::{UnixMs, monotonic_s};
 use crate::http::api::{self, Endpoint};
 use crate::http::reject::{self, Reject};
 use crate::http::{Answer, files};
 use crate::net::preauth::Slot;
 use crate::rpc::scope::Scope;
+use crate::sparing::LeftOut;
 
 impl Endpoint {
     /// What a caller needs for it.
@@ -61,15 +62,20 @@ impl Admission {
         tracing::debug!(%peer, ?endpoint, by = %grant.method(), user = grant.user(), "http call");
         let answered = match api::read(endpoint, body, &self.body_room).await {
             Err(fault) => Err(fault),
-            // A body takes its time, and a secret can be changed meanwhile.
-            Ok(_) if stands(&grant, &self.policy.load()).is_err() => Err(lost_right()),
-            Ok((body, held)) => {
-                let serving = Serving { admission: &self, api: &api, grant, head: &head };
-                serving.answer(endpoint, body).await.map(|reply| match reply {
-                    Reply::Json(value) => api::json(serde_json::to_vec(&value).unwrap_or_default()),
-                    Reply::Events(pieces) => api::events(pieces, held),
-                })
-            }
+            // A body takes as long as its sender likes: the settings may be others by now (S-59).
+            Ok((body, held)) => match stands(&grant, &self.policy.load()) {
+                Err(lost) => {
+                    self.count_refusal(Denied::AuthChanged.label());
+                    Err(Fault::new(Kind::Unauthorized, lost.reason()).coded(Denied::AuthChanged.label()))
+                }
+                Ok(()) => {
+                    let serving = Serving { admission: &self, api: &api, grant, head: &head };
+                    serving.answer(endpoint, body).await.map(|reply| match reply {
+                        Reply::Json(value) => api::json(serde_json::to_vec(&value).unwrap_or_default()),
+                        Reply::Events(pieces) => api::events(pieces, held),
+                    })
+                }
+            },
         };
         Ok(answered.unwrap_or_else(|fault| {
             tracing::info!(%peer, ?endpoint, kind = ?fault.kind, "http call failed: {}", fault.message);
@@ -111,7 +117,9 @@ impl Admission {
     }
 
     fn refuse(&self, peer: SocketAddr, endpoint: Endpoint, fault: &Fault) -> Answer {
-        tracing::info!(%peer, ?endpoint, reason = fault.code, "http call refused");
+        if let Some(LeftOut(left_out)) = self.said.http.say(monotonic_s()) {
+            tracing::info!(%peer, ?endpoint, reason = fault.code, left_out, "http call refused");
+        }
         api::fault(fault)
     }
 }

@@ -9,6 +9,7 @@ mod calls;
 pub mod doctor;
 pub mod hello;
 pub mod in_force;
+mod join;
 mod large;
 pub mod lock;
 pub mod logging;
@@ -24,7 +25,6 @@ mod webhook;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -62,6 +62,7 @@ use crate::rpc::catalog::Event;
 use crate::secret::Secret;
 use crate::sessions::{self, Sessions};
 use crate::shutdown::Shutdown;
+use crate::sparing::{LeftOut, Sparing};
 use crate::store::Store;
 use crate::system::identity::{self, Identity};
 use crate::system::{Facts, System};
@@ -72,6 +73,7 @@ use crate::{id, limits, task};
 
 use admission::Admission;
 use announce::Announcement;
+use join::Joins;
 use lock::StateLock;
 pub(crate) use policy::tls_files;
 use reception::Reception;
@@ -188,7 +190,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         };
         let now = UnixMs::now();
         let devices = Devices::open(store.clone(), hub.clone(), now)?;
-        devices.set_token_life(policy::token_life(&config));
+        devices.set_token_life(policy::token_life(&config), UnixMs::now());
         // A gateway that was stopped to be given another secret must not honour what was made by the one before.
         devices.end_codes_by_settings().await;
         let nodes = Nodes::open(store.clone(), hub.clone(), devices.clone(), policy::nodes(&config), now)?;
@@ -196,6 +198,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let schemas = [sessions::SCHEMA, agent::SCHEMA, channels::SCHEMA, approvals::grants::SCHEMA];
         let talk = Store::open(&paths.state_dir.join("sessions.sqlite"), &schemas)?;
         let background = background::Background::start()?;
+        policy::warn_of_what_leaves_in_clear(&config);
         let secrets = SecretReader { providers: &config.secrets, environment: &environment, access: &access };
         let outgoing = Outgoing::new();
         let sessions = Sessions::open(talk.clone(), hub.clone())?;
@@ -208,7 +211,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             approvals.clone(),
             outgoing.clone(),
             profiles,
-            policy::agent(&config, &secrets),
+            policy::agent(&config, &secrets).0,
             background.handle(),
         );
         let telegram = policy::telegram(&config, &secrets, &outgoing);
@@ -219,8 +222,10 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let doctor = doctor::Doctor::default();
         router.mount(&doctor, doctor::METHODS);
         let daemon = Arc::new(LocalApi::new(config.tailscale.socket.clone()));
+        let joins = Joins::new(domains.devices.clone());
         let setup_codes = SetupCodes::new(setup_code::Place {
             devices: domains.devices.clone(),
+            joins: joins.clone(),
             listen: start.listen.clone(),
             tls: tls.clone(),
             tailscale,
@@ -246,7 +251,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         );
         let api = Api::new(domains.agent.clone(), domains.sessions.clone(), policy::api(&config));
         let calls = api.clone();
-        let admission = Arc::new(admission.examining_for(doctor).serving(api, policy::interface(&config)));
+        let admission =
+            Arc::new(admission.examining_for(doctor).joined_by(joins).serving(api, policy::interface(&config)));
         admission.set_transport_security(config.gateway.strict_transport_security.as_deref());
 
         let count = count.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
@@ -254,7 +260,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             admission: Arc::clone(&admission),
             tls: tls.clone(),
             tailscale: managed.as_ref().map(Managed::listener),
-            said_s: AtomicU32::new(0),
+            said: Sparing::new(1),
         };
         let serve: Arc<workers::Serve> = Arc::new(move |stream, peer| reception.receive(stream, peer));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);
@@ -301,7 +307,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             setup_codes,
             tls: tls.clone(),
             running: config,
-            seen: Seen { source, environment: environment.clone(), mode, fault: None, tls_fault: None },
+            seen: Seen { source, environment: environment.clone(), mode, unresolved: 0, fault: None, tls_fault: None },
         };
         task::spawn("reload", reload.run(signal(SignalKind::hangup())?, asked, shutdown.clone()));
         let mut signals = StopSignals::listen()?;
@@ -391,11 +397,9 @@ fn place(
     // A frame that is ready goes out now: what is worth joining has been joined before the write.
     let _ = stream.set_nodelay(true);
     if workers.load() >= most {
-        // As many come as like to: one line a second says it.
-        static SAID_S: AtomicU32 = AtomicU32::new(0);
-        let now_s = monotonic_s().max(1);
-        if SAID_S.swap(now_s, Ordering::Relaxed) != now_s {
-            tracing::warn!(%peer, most, "connections are turned away: the open-file limit is reached");
+        static SAID: Sparing = Sparing::new(1);
+        if let Some(LeftOut(left_out)) = SAID.say(monotonic_s()) {
+            tracing::warn!(%peer, most, left_out, "connections are turned away: the open-file limit is reached");
         }
         let _ = stream.try_write(&http::reject::FULL.to_bytes(admission.transport_security()));
         return;

@@ -11,6 +11,7 @@ use crate::auth::rate_limit::RateLimitPolicy;
 use crate::auth::trusted_proxy::TrustedProxy;
 use crate::auth::{AuthMode, Policy};
 use crate::channels::telegram;
+use crate::config::in_clear::{InClear, in_clear};
 use crate::config::model::{AuthMode as ConfiguredMode, Tls};
 use crate::config::resolve::{Credential, ServerAuth, Start};
 use crate::config::secret_ref::SecretReader;
@@ -146,15 +147,17 @@ pub(super) fn routing(config: &Config) -> Routing {
     Routing { order: auth.order, profiles: auth.profiles }
 }
 
-/// The models and limits of the agent. A provider whose key can't be had is left out, with a word in the log.
-pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> agent::Settings {
+/// The models and limits of the agent, and how many of its keys can't be had: their providers are left out, with a word in
+/// the log.
+pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> (agent::Settings, usize) {
     let flow = &config.flow;
-    let mut models = Vec::new();
+    let (mut models, mut unresolved) = (Vec::new(), 0);
     for (id, provider) in &flow.models.providers {
         let key = match provider.api_key.as_ref().map(|key| secrets.read(key)).transpose() {
             Ok(key) => key,
             Err(error) => {
                 tracing::error!("models.providers.{id}.apiKey cannot be resolved, so its models are left out: {error}");
+                unresolved += 1;
                 continue;
             }
         };
@@ -179,7 +182,17 @@ pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> agent::Setti
     if flow.agents.primary.is_none() && order.is_empty() && !models.is_empty() {
         order.push(0);
     }
-    agent::Settings { models, order, timeout: flow.agents.timeout }
+    (agent::Settings { models, order, timeout: flow.agents.timeout }, unresolved)
+}
+
+/// Says which secrets would leave in clear, as `security audit` does: who never asks that should hear of it, too.
+pub(super) fn warn_of_what_leaves_in_clear(config: &Config) {
+    for leak in in_clear(config) {
+        let InClear { key, host, what, .. } = leak;
+        tracing::warn!(
+            "{key} is plain http:// to {host}: whoever is on the way reads {what}; use its https:// address"
+        );
+    }
 }
 
 /// What the HTTP API serves.

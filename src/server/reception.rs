@@ -6,7 +6,6 @@ use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -25,9 +24,7 @@ use crate::http::{self, Answer, Readiness, Site, Upgraded};
 use crate::net::preauth::{Full, Slot};
 use crate::net::stream::Stream;
 use crate::net::tls::{HandshakeError, Tls};
-
-/// Seconds between two lines that say the same.
-const SAY_AGAIN_S: u32 = 60;
+use crate::sparing::{LeftOut, Sparing};
 
 /// What a worker runs for a socket.
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -41,8 +38,8 @@ pub struct Reception {
     pub tls: Option<Arc<Tls>>,
     /// The port of loopback that only Tailscale on this host knows, and what it is for.
     pub tailscale: Option<(u16, Listener)>,
-    /// When the log last said that connections are turned away; zero when never.
-    pub said_s: AtomicU32,
+    /// What the log says of those who are turned away.
+    pub said: Sparing,
 }
 
 impl Reception {
@@ -80,12 +77,9 @@ impl Reception {
         }
     }
 
-    /// Says it once in a while: a flood must not fill the log.
     fn say_turned_away(&self, peer: SocketAddr, reject: &Reject) {
-        let (now_s, before_s) = (monotonic_s().max(1), self.said_s.load(Ordering::Relaxed));
-        if before_s == 0 || now_s.saturating_sub(before_s) >= SAY_AGAIN_S {
-            self.said_s.store(now_s, Ordering::Relaxed);
-            tracing::warn!(%peer, reason = reject.reason, "connections are turned away; status counts them");
+        if let Some(LeftOut(left_out)) = self.said.say(monotonic_s()) {
+            tracing::warn!(%peer, reason = reject.reason, left_out, "connections are turned away; status counts them");
         }
     }
 
@@ -105,8 +99,7 @@ async fn shake_hands(tls: &Tls, stream: TcpStream, peer: SocketAddr, since: Inst
     match shaken {
         Ok(stream) => Some(stream),
         Err(HandshakeError::Plaintext(stream)) => {
-            visit.refused(&reject::TLS_ONLY);
-            tracing::info!(%peer, reason = reject::TLS_ONLY.reason, "http request refused");
+            visit.refused(peer, &reject::TLS_ONLY);
             let _ = stream.try_write(&reject::TLS_ONLY.to_bytes(visit.admission.transport_security()));
             None
         }
@@ -156,6 +149,10 @@ impl Site for Visit {
         Arc::clone(&self.admission).call(peer, self.listener, &self.slot, endpoint, request).await
     }
 
+    fn join(&self, peer: SocketAddr, shortcode: &str, head: &::http::request::Parts) -> Result<Answer, Reject> {
+        self.admission.join(peer, self.listener, &self.slot, shortcode, head)
+    }
+
     fn examine(&self, peer: SocketAddr, path: &str, headers: &::http::HeaderMap) -> bool {
         self.admission.examine(peer, path, headers)
     }
@@ -176,8 +173,8 @@ impl Site for Visit {
         Ok((verdict, generation))
     }
 
-    fn refused(&self, reject: &Reject) {
-        self.admission.count_refusal(reject.reason);
+    fn refused(&self, peer: SocketAddr, reject: &Reject) {
+        self.admission.refused_http(peer, reject);
     }
 
     fn connected(self: Arc<Self>, upgraded: Upgraded<Self::Admitted>) -> impl Future<Output = ()> + Send {

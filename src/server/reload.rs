@@ -23,6 +23,7 @@ use super::policy;
 use super::setup_code::SetupCodes;
 use crate::agent::{self, Agent};
 use crate::channels::{Channels, telegram};
+use crate::clock::UnixMs;
 use crate::config::load::watch::Watch;
 use crate::config::load::{self, FilesAndCommands, LoadError, Loaded, Source};
 use crate::config::model::{AuthMode, ReloadMode, TailscaleMode};
@@ -52,8 +53,8 @@ const LOOK: Duration = Duration::from_secs(30);
 /// `secrets.reload`: the configuration is read again, with everything that its SecretRefs lead to.
 pub(super) const METHODS: &[Method<Asking>] = &[Method { name: "secrets.reload", handler: ask }];
 
-/// Who asks for it, and is told how it went.
-pub(super) type Asked = oneshot::Sender<Result<(), String>>;
+/// Who asks for it, and is told how many secrets could not be had, or why nothing was changed.
+pub(super) type Asked = oneshot::Sender<Result<usize, String>>;
 
 /// Handle to the asking. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -74,7 +75,7 @@ fn ask(asking: &Asking, call: Call<'_>) -> Result<Outcome, RpcError> {
     asking.0.try_send(answer).map_err(busy)?;
     call.spawn(async move {
         match told.await {
-            Ok(Ok(())) => Ok(json!({"ok": true, "warningCount": 0})),
+            Ok(Ok(unresolved)) => Ok(json!({"ok": true, "warningCount": unresolved})),
             Ok(Err(fault)) => Err(RpcError::unavailable(format!("nothing was changed: {fault}"))),
             Err(_) => Err(RpcError::unavailable("the gateway is stopping")),
         }
@@ -111,6 +112,8 @@ pub(super) struct Seen {
     pub(super) source: Source,
     pub(super) environment: Environment,
     pub(super) mode: ReloadMode,
+    /// How many secrets of models and channels could not be had.
+    pub(super) unresolved: usize,
     /// What was wrong with it.
     pub(super) fault: Option<String>,
     /// What was wrong with the certificate.
@@ -128,6 +131,8 @@ struct Edited {
 struct Flow {
     agent: agent::Settings,
     telegram: Option<Result<telegram::Account, String>>,
+    /// How many of their secrets can't be had.
+    unresolved: usize,
 }
 
 /// Why an edited configuration is not followed.
@@ -167,7 +172,7 @@ impl Reload {
             self.apply(told).await;
             if let Some(asker) = asker {
                 // Who asked may have gone.
-                let _ = asker.send(self.seen.fault.clone().map_or(Ok(()), Err));
+                let _ = asker.send(self.seen.fault.clone().map_or(Ok(self.seen.unresolved), Err));
             }
         }
     }
@@ -229,9 +234,10 @@ impl Reload {
                 Ok(auth) => {
                     let (config, environment) = (&loaded.config, &loaded.environment);
                     let secrets = SecretReader { providers: &config.secrets, environment, access: &access };
-                    let agent = policy::agent(config, &secrets);
+                    let (agent, keys) = policy::agent(config, &secrets);
                     let telegram = policy::telegram(config, &secrets, &outgoing);
-                    Ok(Some(Edited { auth, flow: Flow { agent, telegram }, loaded }))
+                    let unresolved = keys + usize::from(matches!(telegram, Some(Err(_))));
+                    Ok(Some(Edited { auth, flow: Flow { agent, telegram, unresolved }, loaded }))
                 }
             }
         });
@@ -239,7 +245,7 @@ impl Reload {
     }
 
     async fn follow(&mut self, edited: Edited) {
-        let Edited { loaded, auth, flow: Flow { agent, telegram } } = edited;
+        let Edited { loaded, auth, flow: Flow { agent, telegram, unresolved } } = edited;
         self.system.set_config(encode(&snapshot(&loaded, &self.revision)).into());
         let path = loaded.source.path.display();
         for notice in &loaded.notices {
@@ -252,7 +258,7 @@ impl Reload {
             tracing::info!("configuration applied: what nodes may be asked to do has changed");
         }
         self.setup_codes.set(&loaded.config, auth.mode);
-        self.devices.set_token_life(policy::token_life(&loaded.config));
+        self.devices.set_token_life(policy::token_life(&loaded.config), UnixMs::now());
         let policy = policy::policy(&loaded.config, &auth, self.generated.as_ref());
         let limits = policy::rate_limits(&loaded.config);
         match self.admission.apply(policy, limits) {
@@ -268,6 +274,7 @@ impl Reload {
             }
             None => tracing::info!("configuration read: who gets in is as before"),
         }
+        policy::warn_of_what_leaves_in_clear(&loaded.config);
         self.agent.set_settings(agent);
         if self.channels.set_telegram(telegram).await {
             tracing::info!("configuration applied: channels.telegram has changed");
@@ -281,6 +288,7 @@ impl Reload {
             source,
             environment,
             mode: config.gateway.reload,
+            unresolved,
             fault: None,
             tls_fault: self.seen.tls_fault.take(),
         };

@@ -2,7 +2,8 @@
 //!
 //! What a code is good for, and how it is used up, is the business of [`crate::devices::setup`]. Here it is put together
 //! with the address that it leads to ([`crate::config::advertised`]), in the incumbent's form, which its apps and its node
-//! host read: base64 of `{url, bootstrapToken, expiresAtMs, tlsFingerprint?}`.
+//! host read: base64 of `{url, bootstrapToken, expiresAtMs, tlsFingerprint?}`. A node host
+//! can fetch it by a join URL instead ([`super::join`]).
 
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::join::{self, Joins};
 use crate::auth::Method as Proof;
 use crate::clock::UnixMs;
 use crate::config::Config;
@@ -41,6 +43,8 @@ pub(super) struct SetupCodes(Arc<Place>);
 pub(super) struct Place {
     /// Who keeps the codes.
     pub(super) devices: Devices,
+    /// Who hands them out by join URLs.
+    pub(super) joins: Joins,
     /// What is listened on.
     pub(super) listen: ListenPlan,
     /// The certificate of that, if it speaks TLS.
@@ -88,6 +92,8 @@ struct Answer {
     expires_at_ms: UnixMs,
     setup_code: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    join_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     qr_data_url: Option<String>,
     gateway_url: String,
     auth: &'static str,
@@ -105,19 +111,16 @@ fn make(codes: &SetupCodes, call: Call<'_>) -> Result<Outcome, RpcError> {
 }
 
 fn wanted(params: &Params) -> Result<Access, RpcError> {
-    if params.join_url.is_some() {
-        return Err(RpcError::unavailable(
-            "this gateway has no join URLs: give the setup code itself to `openclaw connect`",
-        )
-        .with_details(json!({"code": "METHOD_NOT_IMPLEMENTED"})));
-    }
-    match params.bootstrap_profile.as_deref() {
-        None => Ok(Access::Full),
-        Some("limited") => Ok(Access::Limited),
-        Some("node") => Ok(Access::Node),
-        Some(_) => Err(RpcError::invalid(
-            "invalid device.pair.setupCode params: at bootstrapProfile: expected limited or node",
-        )),
+    let refused = |what: &str| Err(RpcError::invalid(format!("invalid device.pair.setupCode params: {what}")));
+    match (params.join_url, params.bootstrap_profile.as_deref()) {
+        (Some(false), _) => refused("at joinUrl: expected true"),
+        (Some(true), None | Some("node")) => Ok(Access::Node),
+        (Some(true), Some(_)) => refused("at joinUrl: a join URL is for a node host, so bootstrapProfile is node"),
+        (None, None) => Ok(Access::Full),
+        (None, Some("limited")) => Ok(Access::Limited),
+        (None, Some("node")) => Ok(Access::Node),
+        (None, Some("voice-node")) => Ok(Access::VoiceNode),
+        (None, Some(_)) => refused("at bootstrapProfile: expected limited, node or voice-node"),
     }
 }
 
@@ -129,7 +132,7 @@ impl SetupCodes {
         caller: &Connection,
         now: UnixMs,
     ) -> Result<Answer, RpcError> {
-        let Place { devices, tls, settings, .. } = &*self.0;
+        let Place { devices, joins, tls, settings, .. } = &*self.0;
         let settings = settings.load_full();
         let (config, mode) = &*settings;
         let auth = match mode {
@@ -141,6 +144,9 @@ impl SetupCodes {
             }
         };
         let place = self.advertised(config, params).await.map_err(|error| RpcError::invalid(error.to_string()))?;
+        if params.join_url.is_some() {
+            join::check(&place.url)?;
+        }
         let access = match wanted {
             Access::Full if !place.is_private() => Access::Limited,
             wanted => wanted,
@@ -162,8 +168,11 @@ impl SetupCodes {
             }
             _ => None,
         };
-        let setup_code = encode(&place.url, &issued, pin.map(|pin| pin.to_string()));
+        let payload = payload(&place.url, &issued, pin.map(|pin| pin.to_string()));
+        let setup_code = id::base64_url(payload.as_bytes());
+        let join_url = params.join_url.map(|_| joins.keep(&place.url, &issued, payload, now)).transpose()?;
         Ok(Answer {
+            join_url,
             qr_data_url: params.include_qr.then(|| qr::data_url(&setup_code)).flatten(),
             setup_id: issued.setup_id,
             expires_at_ms: issued.expires_at,
@@ -171,7 +180,7 @@ impl SetupCodes {
             gateway_url: place.url,
             auth,
             url_source: place.source,
-            access: access.as_str(),
+            access: access.on_the_wire(),
             access_downgraded: access != wanted,
         })
     }
@@ -196,14 +205,14 @@ impl SetupCodes {
 }
 
 /// What is written into a code.
-fn encode(url: &str, issued: &IssuedCode, pin: Option<String>) -> String {
+fn payload(url: &str, issued: &IssuedCode, pin: Option<String>) -> String {
     let mut payload = json!({
         "url": url, "bootstrapToken": issued.token.expose(), "expiresAtMs": issued.expires_at,
     });
     if let Some(pin) = pin {
         payload["tlsFingerprint"] = Value::from(pin);
     }
-    id::base64_url(payload.to_string().as_bytes())
+    payload.to_string()
 }
 
 /// This host's address in its network: the one from which it would speak to others. Nothing is sent to find it out.

@@ -14,17 +14,20 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::channels::Channels;
 use crate::channels::telegram::Webhook;
+use crate::clock::monotonic_s;
 use crate::http::body::Body;
+use crate::http::head::{self, Edge};
 use crate::http::reject::{self, Reject};
-use crate::http::{Answer, HEAD_BYTES, HEAD_TIMEOUT, MAX_HEADERS};
+use crate::http::{self, Answer};
 use crate::net::{accept, bind};
 use crate::shutdown::Shutdown;
+use crate::sparing::{LeftOut, Sparing};
 use crate::task;
 
 /// The header that carries the secret.
@@ -37,6 +40,8 @@ const BODY_BYTES: usize = 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sockets at a time. Telegram opens forty at most.
 const SOCKETS: usize = 64;
+/// Refusals a minute of which the log tells.
+const REFUSALS_SAID: u32 = 60;
 /// Pause before a port that is taken is tried again.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
 
@@ -79,7 +84,12 @@ async fn listen(channels: &Channels, webhook: &Webhook, shutdown: &Shutdown) {
         }
     };
     tracing::info!(address = %webhook.address, path = webhook.path, "listening for the webhook");
-    let desk = Arc::new(Desk { channels: channels.clone(), webhook: webhook.clone(), place: channels.webhook() });
+    let desk = Arc::new(Desk {
+        channels: channels.clone(),
+        webhook: webhook.clone(),
+        place: channels.webhook(),
+        refused: Sparing::new(REFUSALS_SAID),
+    });
     let room = Arc::new(Semaphore::new(SOCKETS));
     accept::accept_loop(listener, shutdown.clone(), |stream, peer| {
         let Ok(seat) = Arc::clone(&room).try_acquire_owned() else {
@@ -100,26 +110,33 @@ struct Desk {
     channels: Channels,
     webhook: Webhook,
     place: watch::Receiver<Option<Webhook>>,
+    /// What the log says of those who are refused.
+    refused: Sparing,
 }
 
 impl Desk {
     async fn receive(&self, stream: TcpStream, peer: SocketAddr) {
         let service = service_fn(|request| async move {
-            Ok::<_, Infallible>(self.answer(request).await.unwrap_or_else(|reject| {
-                tracing::info!(%peer, status = reject.status.as_u16(), reason = reject.reason, "webhook request refused");
+            let mut answer = self.answer(request).await.unwrap_or_else(|reject| {
+                self.say_refused(peer, &reject);
                 reject.into_answer()
-            }))
+            });
+            http::secure(answer.headers_mut(), None);
+            Ok::<_, Infallible>(answer)
         });
-        let served = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(HEAD_BYTES)
-            .half_close(false)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
+        let edge = Edge::new(TokioIo::new(stream), None);
+        if let Err(error) = head::server().serve_connection(edge, service).await {
+            if let Some(reject) = head::fault(&error) {
+                self.say_refused(peer, &reject);
+            }
             tracing::debug!(%peer, %error, "webhook connection ended");
+        }
+    }
+
+    fn say_refused(&self, peer: SocketAddr, reject: &Reject) {
+        if let Some(LeftOut(left_out)) = self.refused.say(monotonic_s()) {
+            let status = reject.status.as_u16();
+            tracing::info!(%peer, status, reason = reject.reason, left_out, "webhook request refused");
         }
     }
 

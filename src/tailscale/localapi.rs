@@ -5,7 +5,7 @@
 //! Host: local-tailscaled.sock
 //! ```
 //!
-//! Answers are remembered for a minute, failures for seconds; an address is asked about once at a time, whoever waits;
+//! Answers and failures are remembered for seconds; an address is asked about once at a time, whoever waits;
 //! everything is bounded, and whatever goes wrong is no login.
 
 use std::collections::HashMap;
@@ -26,8 +26,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::task;
 
-/// How long a login is believed.
-const KNOWN: Duration = Duration::from_secs(60);
+/// How long a login is believed: a page that loads asks once, and who is taken out of the tailnet is not let in by what was
+/// so a while ago.
+const KNOWN: Duration = Duration::from_secs(10);
 /// How long a failure is believed: long enough that a reload of a page does not ask again for each of its requests.
 const FAILED: Duration = Duration::from_secs(5);
 /// Time for one question.
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_login_is_remembered_for_a_minute_and_a_failure_for_seconds() {
+    async fn a_login_and_a_failure_are_remembered_for_seconds() {
         let api = LocalApi::new("/nowhere/tailscaled.sock".into());
         let address = ip("100.64.0.9");
         let error = api.whois(address).await.unwrap_err().to_string();

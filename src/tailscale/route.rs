@@ -3,6 +3,7 @@
 //! however it does.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -118,6 +119,9 @@ impl Route {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Of what is in our environment it needs these; the gateway's secrets are none of its business.
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)))
             .kill_on_drop(true);
         die_with_us(&mut command);
         command.spawn()
@@ -165,6 +169,12 @@ impl Route {
         }
         said.push_back(line);
     }
+}
+
+/// Whether a variable of ours is one that `tailscale` reads.
+fn is_passed_on(name: &OsStr) -> bool {
+    let known = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"];
+    name.to_str().is_some_and(|name| known.contains(&name) || name.starts_with("TS_") || name.starts_with("TAILSCALE_"))
 }
 
 /// Asks the command to end, which releases its route, and insists after a while.

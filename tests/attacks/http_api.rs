@@ -118,9 +118,50 @@ fn s_64_a_call_needs_the_scope_of_its_endpoint() {
         let mallory = ALICE.replace("alice", "mallory");
         assert_eq!(call(&gateway, endpoint, &mallory).status, 401, "{endpoint}");
     }
+    // Any page may ask, by a wildcard; the user's identity that the browser brings along is lent to none of them (S-08).
+    config["gateway"]["controlUi"]["allowedOrigins"] = json!(["*"]);
+    std::fs::write(gateway.state_dir().join("openclaw.json"), config.to_string()).unwrap();
+    gateway.stderr.wait_for(|line| line.contains("who gets in has changed")).unwrap();
+    let page = format!("{ALICE}Origin: https://evil.example\r\n");
+    for endpoint in ENDPOINTS {
+        let answer = call(&gateway, endpoint, &page);
+        assert_eq!(
+            (answer.status, answer.json()["error"]["code"].as_str()),
+            (403, Some("trusted_proxy_origin_not_allowed"))
+        );
+    }
     let model = format!("{}X-OpenClaw-Model: local/m\r\n", with("operator.write"));
     let answer = call(&gateway, "POST /v1/chat/completions", &model);
     assert_eq!(answer.json()["error"]["message"], "missing scope: operator.admin", "{}", answer.body);
+}
+
+/// A body takes as long as its sender likes; the right to send it may be gone by its end.
+#[test]
+fn s_59_a_call_whose_body_comes_after_its_secret_has_gone_is_not_carried_out() {
+    let gateway = serving(&token(), &json!({})).start();
+    let mut calling: Vec<_> = ["POST /tools/invoke", "POST /v1/chat/completions"]
+        .into_iter()
+        .map(|endpoint| {
+            let mut stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let head = format!("{endpoint} HTTP/1.1\r\nHost: 127.0.0.1\r\n{BEARER}Content-Length: 18\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(br#"{"tool":"#).unwrap();
+            stream
+        })
+        .collect();
+    // Both have been let in once a call that came after them is answered.
+    assert_eq!(call(&gateway, "GET /v1/models", BEARER).status, 200);
+    let path = gateway.state_dir().join("openclaw.json");
+    let config = std::fs::read_to_string(&path).unwrap().replace(TOKEN, "another");
+    std::fs::write(path, config).unwrap();
+    gateway.stderr.wait_for(|line| line.contains("who gets in has changed")).unwrap();
+    for stream in &mut calling {
+        stream.write_all(br#""nothing"}"#).unwrap();
+        let answer = HttpAnswer::read(stream);
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (401, Some("auth_changed")));
+        assert!(answer.body.contains("gateway.auth.mode or its secret"), "{}", answer.body);
+    }
 }
 
 #[test]

@@ -255,6 +255,7 @@ fn s_40_what_a_stranger_sends_forges_no_line_of_the_log() {
     admin.call(hostile, &json!({})).unwrap_err();
     admin.call(&"x".repeat(5000), &json!({})).unwrap_err();
     let log = gateway.log_lines("");
+    assert!(log.iter().any(|line| line.contains("gnol")), "it is told of, and does no harm");
     let bad = |c: char| {
         (c.is_control() && c != '\t')
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -264,6 +265,18 @@ fn s_40_what_a_stranger_sends_forges_no_line_of_the_log() {
         assert!(!line.contains(bad), "{line:?}");
         assert!(line.len() < 700, "a line that a stranger made long: {} bytes", line.len());
     }
+}
+
+/// A line for each knock would let whoever knocks fill the disk. The counters count them all.
+#[test]
+fn s_40_who_knocks_and_knocks_does_not_fill_the_log() {
+    let gateway = Gateway::start();
+    for _ in 0..650 {
+        assert_eq!(gateway.get("/nothing").status, 404);
+    }
+    assert_eq!(gateway.log_lines("reason=\"not_found\"").len(), 600);
+    let status = gateway.operator().call("status", &json!({})).unwrap();
+    assert_eq!(status["gateway"]["refused"]["not_found"], 650);
 }
 
 #[test]

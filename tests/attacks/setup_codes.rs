@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Client, cli, node, operator, operator_with};
 use crate::support::device::Device;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, HttpAnswer, Setup};
 use crate::{behind_a_proxy, code, from, with};
 
 /// Has a code made. Its public name, and its token.
@@ -195,6 +195,122 @@ fn s_55_a_code_that_waits_for_approval_stays_its_first_keys() {
     operator.call("device.pair.reject", &json!({"requestId": waits["details"]["requestId"]})).unwrap();
     let error = knock(&gateway, &Device::new(3), &token).unwrap_err();
     assert_eq!(code(&error), "AUTH_BOOTSTRAP_TOKEN_INVALID", "who was rejected does not come again by the same code");
+}
+
+/// A session that was let in by a code holds no more than one by its device's token, whatever the device may do besides.
+#[test]
+fn s_55_who_was_let_in_by_a_code_manages_its_own_device_and_no_other() {
+    let gateway = behind_a_proxy();
+    let mut operator = gateway.operator();
+    let (own, other, waits) = (Device::new(1), Device::new(2), Device::new(3));
+    own.connect(&mut gateway.client(), &cli(&["operator.read", "operator.pairing"])).unwrap();
+    other.connect(&mut gateway.client(), &cli(&["operator.read"])).unwrap();
+    let request = waits.connect(&mut from(&gateway, "203.0.113.9"), &cli(&["operator.read"])).unwrap_err();
+    let request = request["details"]["requestId"].clone();
+    let (_, token) = make(&mut operator, &json!({"bootstrapProfile": "limited"}));
+    let mut params = by(cli(&[]), &token);
+    params.as_object_mut().unwrap().remove("scopes");
+    let mut session = from(&gateway, "203.0.113.9");
+    let hello = own.connect(&mut session, &params).unwrap();
+    assert_eq!(hello["auth"]["scopes"], json!(["operator.pairing", "operator.read"]), "what it was approved for");
+    let listed = session.call("device.pair.list", &json!({})).unwrap();
+    let ids: Vec<_> = listed["paired"].as_array().unwrap().iter().map(|row| row["deviceId"].clone()).collect();
+    assert_eq!((ids, &listed["pending"]), (vec![json!(own.id())], &json!([])), "it sees itself alone");
+    for (method, params) in [
+        ("device.pair.remove", json!({"deviceId": other.id()})),
+        ("device.pair.rename", json!({"deviceId": other.id(), "label": "mine"})),
+        ("device.token.rotate", json!({"deviceId": other.id(), "role": "operator"})),
+        ("device.token.revoke", json!({"deviceId": other.id(), "role": "operator"})),
+        ("device.pair.approve", json!({"requestId": request})),
+        ("device.pair.reject", json!({"requestId": request})),
+    ] {
+        let error = session.call(method, &params).unwrap_err();
+        assert_eq!(error["details"]["reason"], "device-ownership-mismatch", "{method}: {error}");
+    }
+    assert_eq!(code(&session.call("device.pair.setupCode", &json!({})).unwrap_err()), "MISSING_SCOPE");
+    session.call("device.pair.rename", &json!({"deviceId": own.id(), "label": "mine"})).unwrap();
+    session.call("device.token.rotate", &json!({"deviceId": own.id(), "role": "operator"})).unwrap();
+    assert_eq!(session.closed().0, 4001, "its own right is one that it can end");
+}
+
+/// `GET` as the machine that joins sends it, from `address`.
+fn fetch(gateway: &Gateway, path: &str, address: &str, more: &str) -> HttpAnswer {
+    gateway.http(&format!(
+        "GET {path} HTTP/1.1\r\nHost: gw.example\r\nX-Forwarded-For: {address}\r\n{more}Connection: close\r\n\r\n"
+    ))
+}
+
+#[test]
+fn s_55_a_join_url_is_fetched_once_and_is_worth_no_more_than_its_code() {
+    let gateway = behind_a_proxy();
+    let admin = Device::new(9);
+    let mut own = paired_admin(&gateway, &admin);
+    let mut operator = gateway.operator();
+    let join = |operator: &mut Client, url: &str| {
+        operator.call("device.pair.setupCode", &json!({"publicUrl": url, "joinUrl": true, "includeQr": false}))
+    };
+    let path = |made: &Value| made["joinUrl"].as_str().unwrap().strip_prefix("https://gw.example").unwrap().to_owned();
+    let made = join(&mut operator, "wss://gw.example").unwrap();
+    assert_eq!(made["access"], "node", "it is for a node host");
+    let url = path(&made);
+    assert_eq!(url.len(), "/j/".len() + 22, "{url}");
+    // What is no plain GET of it takes nothing away from who comes by it.
+    let head = format!("HEAD {url} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n");
+    assert_eq!(gateway.http(&head).status, 404);
+    assert_eq!(fetch(&gateway, &format!("{url}?x"), "203.0.113.9", "").status, 404);
+    assert_eq!(fetch(&gateway, &url, "203.0.113.9", "Origin: https://evil.example\r\n").status, 403);
+    let answer = fetch(&gateway, &url, "203.0.113.9", "");
+    assert_eq!((answer.status, answer.json()["url"].as_str()), (200, Some("wss://gw.example")));
+    assert!(answer.head.contains("content-type: application/json") && answer.head.contains("no-store"), "{answer:?}");
+    let again = fetch(&gateway, &url, "203.0.113.9", "");
+    assert_eq!((again.status, again.json()), (404, json!({"error": "not_found"})));
+    let token = answer.json()["bootstrapToken"].as_str().unwrap().to_owned();
+    knock(&gateway, &Device::new(1), &token).expect("it is the setup code's");
+    // Void with the code, as that is with its maker's right.
+    let void = path(&join(&mut own, "wss://gw.example").unwrap());
+    operator.call("device.pair.remove", &json!({"deviceId": admin.id()})).unwrap();
+    assert_eq!(fetch(&gateway, &void, "203.0.113.9", "").status, 404);
+    // In one process alone: what is handed out in clear is not kept on disk.
+    let lost = path(&join(&mut operator, "wss://gw.example").unwrap());
+    let gateway = gateway.restart();
+    assert_eq!(fetch(&gateway, &lost, "203.0.113.9", "").status, 404);
+    // Guesses are counted by themselves, and block nobody else.
+    let mut operator = gateway.operator();
+    let good = path(&join(&mut operator, "wss://gw.example").unwrap());
+    for number in 0..10 {
+        assert_eq!(fetch(&gateway, &format!("/j/guess-guess-guess-gu{number:02}"), "203.0.113.7", "").status, 404);
+    }
+    let limited = fetch(&gateway, &good, "203.0.113.7", "");
+    assert!(limited.status == 429 && limited.head.contains("retry-after: "), "{limited:?}");
+    assert_eq!(fetch(&gateway, &format!("/behind/a/path{good}"), "203.0.113.8", "").status, 200);
+    // Never where whoever listens could be faster.
+    for plain in ["ws://192.168.1.5:18789", "ws://gw.local"] {
+        let error = join(&mut operator, plain).unwrap_err();
+        assert!(error["message"].as_str().unwrap().contains("wss://"), "{error}");
+    }
+    let local = join(&mut operator, "ws://127.0.0.1:18789").unwrap();
+    assert!(local["joinUrl"].as_str().unwrap().starts_with("http://127.0.0.1:18789/j/"), "{local}");
+    let params = json!({"publicUrl": "wss://gw.example", "joinUrl": true, "bootstrapProfile": "limited"});
+    operator.call("device.pair.setupCode", &params).unwrap_err();
+}
+
+#[test]
+fn s_55_a_voice_node_reads_and_talks_and_is_the_kind_of_thing_it_was_set_up_as() {
+    let gateway = behind_a_proxy();
+    let mut operator = gateway.operator();
+    let profile = json!({"bootstrapProfile": "voice-node"});
+    let (_, token) = make(&mut operator, &profile);
+    let voice = |token: &str| {
+        let mut params = by(node(&[]), token);
+        (params["client"]["platform"], params["client"]["deviceFamily"]) = (json!("esp32 5.3"), json!("ESP32"));
+        params
+    };
+    let hello = Device::new(1).connect(&mut from(&gateway, "203.0.113.9"), &voice(&token)).unwrap();
+    let given = &hello["auth"]["deviceTokens"][0];
+    assert_eq!((&given["role"], &given["scopes"]), (&json!("operator"), &json!(["operator.read", "operator.talk"])));
+    let (_, token) = make(&mut operator, &profile);
+    let waits = knock(&gateway, &Device::new(2), &token).unwrap_err();
+    assert_eq!(code(&waits), "PAIRING_REQUIRED", "a computer is no voice in a room: {waits}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config;
 use crate::standin::{BotApi, Model, Wire};
-use crate::support::gateway::{Setup, free_port};
+use crate::support::gateway::{HttpAnswer, Setup, free_port};
 
 const SOON: Duration = Duration::from_secs(20);
 const SECRET: &str = "s3cret_-";
@@ -113,6 +113,12 @@ fn what_carries_no_secret_is_not_read_and_what_is_no_update_not_taken() {
     assert_eq!(post(port, &with_secret("POST"), b"{\"update_id\": \"1\"}").0, 400);
     assert_eq!(post(port, &with_secret("POST"), &vec![b' '; 1024 * 1024 + 1]).0, 413);
     assert_eq!(post(port, "GET /healthz HTTP/1.1\r\n", b"").0, 200);
+    let answer = HttpAnswer::to(port, b"POST /hook HTTP/1.1\r\nA B: c\r\n\r\n");
+    assert!(answer.status == 400 && answer.head.contains("nosniff"), "{answer:?}");
+    for _ in 0..100 {
+        assert_eq!(bring(port, "wrong", &update).0, 401);
+    }
+    assert_eq!(gateway.log_lines("webhook request refused").len(), 60, "of those who knock, the log tells of some");
     assert_eq!(model.asked(), 0);
     assert!(bot.sent().is_empty());
     // An update that means nothing here is acknowledged, or it would come for ever.

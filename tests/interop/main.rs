@@ -193,6 +193,11 @@ fn a_node_host_is_set_up_by_a_code_and_by_each_code_one() {
         });
         assert!(node_named(&cli, "Late").is_none());
         assert!(!node.log().contains("AUTH_"), "the first one stays");
+
+        let params = format!(r#"{{"publicUrl":"{}","joinUrl":true,"includeQr":false}}"#, gateway.url());
+        let made = cli.json(["gateway", "call", "device.pair.setupCode", "--params", &params, "--json"]);
+        let _joined = NodeHost::joined_by(CURRENT, made["joinUrl"].as_str().unwrap(), "Barn");
+        pending_request(&cli, "Barn");
     });
 }
 

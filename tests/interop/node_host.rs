@@ -35,6 +35,15 @@ impl NodeHost {
         Self { program, _home: home }
     }
 
+    /// Starts one that knows a join URL and nothing else.
+    pub(crate) fn joined_by(release: Release, url: &str, name: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = release.command(home.path());
+        command.args(["connect", url, "--display-name", name]);
+        let program = Program::start("node host", command, &home.path().join("node.log"));
+        Self { program, _home: home }
+    }
+
     /// Everything it has printed.
     pub(crate) fn log(&self) -> String {
         self.program.log()

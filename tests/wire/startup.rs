@@ -192,3 +192,15 @@ fn running_out_of_open_files_turns_newcomers_away_and_nobody_else() {
     gateway.operator().call("health", &json!({})).unwrap();
     first.call("health", &json!({})).unwrap();
 }
+
+#[test]
+fn a_key_that_would_leave_in_clear_is_told_of_at_the_start() {
+    let config = json!({"models": {"providers": {
+        "far": {"baseUrl": "http://api.example.com/v1", "apiKey": "k", "models": [{"id": "m"}]},
+        "near": {"baseUrl": "http://127.0.0.1:8080/v1", "apiKey": "k", "models": [{"id": "m"}]},
+    }}});
+    let gateway = Setup::new().config(&config).start();
+    let lines = gateway.log_lines("plain http://");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("models.providers.far.baseUrl") && lines[0].contains("api.example.com"), "{lines:?}");
+}

@@ -62,6 +62,7 @@ fn command(folder: &Path, failures: u32) -> PathBuf {
     let script = format!(
         "#!/bin/sh\n\
          trap 'echo released >> {folder}/released; exit 0' TERM\n\
+         env > {folder}/environment\n\
          echo \"$$ $*\" >> {folder}/calls\n\
          if [ $(wc -l < {folder}/calls) -le {failures} ]; then echo 'backend is not ready' >&2; exit 3; fi\n\
          echo Available within your tailnet:\necho https://gw.tail.ts.net/\n\
@@ -257,6 +258,19 @@ fn a_command_that_fails_is_called_again_and_released_at_the_stop() {
     assert!(gateway.wait().expect("it stops").success());
     assert!(folder.path().join("released").exists(), "Tailscale had its time");
     assert_eq!(calls(folder.path()).len(), 2);
+}
+
+#[test]
+fn the_command_gets_none_of_the_gateways_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let serve = json!({"tailscale": {"mode": "serve"}});
+    let setup = setup(folder.path(), &serve, &command(folder.path(), 0), Path::new("/nowhere"));
+    let setup = setup.no_token().env("OPENCLAW_GATEWAY_TOKEN", "gateway-s3cret").env("TS_DEBUG", "kept");
+    let _gateway = setup.env("ANTHROPIC_API_KEY", "model-s3cret").start();
+    route_port(folder.path());
+    let environment = std::fs::read_to_string(folder.path().join("environment")).unwrap();
+    assert!(!environment.contains("s3cret"), "{environment}");
+    assert!(environment.contains("PATH=") && environment.contains("TS_DEBUG=kept"), "{environment}");
 }
 
 #[test]

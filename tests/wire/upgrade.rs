@@ -75,6 +75,48 @@ fn bytes_that_are_no_http_are_answered_400() {
     assert_eq!(gateway.get("/healthz").status, 200);
 }
 
+/// hyper answers these before any code of ours is asked; what it says is replaced on its way out.
+#[test]
+fn a_head_that_cannot_be_read_is_answered_as_any_other_refusal() {
+    let security = json!({"gateway": {"http": {"securityHeaders": {"strictTransportSecurity": "max-age=300"}}}});
+    let gateway = Setup::new().config(&security).start();
+    let good = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (bad, long) = ("GET / HTTP/1.1\r\nA B: c\r\n\r\n", "a".repeat(20 * 1024));
+    for (status, says, request) in [
+        (400, "no request of HTTP/1.1", bad.to_owned()),
+        (400, "no request of HTTP/1.1", "GET / HTTP/1.1 x\r\n\r\n".to_owned()),
+        (431, "16 KiB", format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n")),
+        (431, "16 KiB", format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n")),
+    ] {
+        let answer = gateway.http(&request);
+        assert_eq!(answer.status, status, "{request}");
+        assert!(answer.body.contains(says), "{answer:?}");
+        for line in [
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+            "strict-transport-security: max-age=300",
+            "content-type: text/plain; charset=utf-8",
+            "cache-control: no-store",
+            "connection: close",
+        ] {
+            assert!(answer.head.contains(&format!("\r\n{line}")), "{status}: {} has no {line}", answer.head);
+        }
+        let length = format!("content-length: {}", answer.body.len());
+        assert!(answer.head.contains(&length), "{answer:?}");
+    }
+    // Also behind a request that was answered, on the same connection.
+    let mut stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+    stream.write_all(good.as_bytes()).unwrap();
+    let first = std::io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
+    assert!(first > 0);
+    stream.write_all(bad.as_bytes()).unwrap();
+    let second = HttpAnswer::read(&mut stream);
+    assert!(second.status == 400 && second.head.contains("nosniff"), "{second:?}");
+    let status = gateway.operator().call("status", &json!({})).unwrap();
+    assert_eq!(status["gateway"]["refused"], json!({"bad_head": 3, "head_too_large": 2}));
+    assert_eq!(gateway.log_lines("reason=\"head_too_large\"").len(), 2);
+}
+
 #[test]
 #[ignore = "takes the ten seconds that a head may take"]
 fn a_head_that_does_not_come_is_not_waited_for() {
