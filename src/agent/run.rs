@@ -237,6 +237,11 @@ impl Course<'_> {
                 Err(why) => Block::Text { text: format!("[media unavailable: {why}]") },
             });
         }
+        let left_out = route.pictures.len().saturating_sub(MAX_IMAGES);
+        if left_out > 0 {
+            let text = format!("[{left_out} more pictures came along; {MAX_IMAGES} of one message are taken]");
+            content.push(Block::Text { text });
+        }
         asked
     }
 
@@ -478,7 +483,8 @@ impl Course<'_> {
                 .ok_or("the node's plan has no argv")?;
             command.cwd = plan["cwd"].as_str().map(str::to_owned);
         }
-        if command.command_argv.iter().map(String::len).sum::<usize>() > MAX_COMMAND_BYTES {
+        let folder = command.cwd.as_ref().map_or(0, String::len);
+        if command.command_argv.iter().map(String::len).sum::<usize>() + folder > MAX_COMMAND_BYTES {
             return Err(format!(
                 "the command is longer than {MAX_COMMAND_BYTES} bytes, the most that a person is asked about"
             ));

@@ -179,7 +179,7 @@ pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> agent::Setti
     if flow.agents.primary.is_none() && order.is_empty() && !models.is_empty() {
         order.push(0);
     }
-    agent::Settings { models, order, timeout: flow.agents.timeout }
+    agent::Settings { models, order, timeout: flow.agents.timeout, max_concurrent: flow.agents.max_concurrent }
 }
 
 /// What the HTTP API serves.
