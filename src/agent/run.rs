@@ -280,6 +280,7 @@ impl Course<'_> {
                 window.saturating_sub(fixed).saturating_sub((endpoint.model.max_tokens as usize).min(window / 2));
             let messages = std::mem::take(&mut self.messages);
             let fitting = context::fit(&messages, room);
+            let asked = fixed + fitting.iter().copied().flatten().map(context::tokens).sum::<usize>();
             let result = match fitting {
                 None => Err(Halt {
                     kind: "context_length",
@@ -300,11 +301,13 @@ impl Course<'_> {
             self.messages = messages;
             match result {
                 Ok(reply) => {
-                    self.tokens = self.tokens.saturating_add(reply.usage.total_tokens);
+                    self.tokens =
+                        self.tokens.saturating_add(context::used(reply.usage.total_tokens, asked, reply.text()));
+                    // What is shown is what was counted, not what was estimated.
                     self.live.said.send_modify(|said| {
                         said.usage.input = said.usage.input.saturating_add(reply.usage.input);
                         said.usage.output = said.usage.output.saturating_add(reply.usage.output);
-                        said.usage.total_tokens = self.tokens;
+                        said.usage.total_tokens = said.usage.total_tokens.saturating_add(reply.usage.total_tokens);
                     });
                     return Ok(said(&endpoint, &reply, None));
                 }
