@@ -40,10 +40,29 @@ pub const EMPTY: &[Method<()>] = &[
         name: "cron.status",
         handler: |(), call| call.answer(&json!({"enabled": false, "jobs": 0, "nextWakeAtMs": null})),
     },
+    Method { name: "cron.runs", handler: no_runs },
+    Method {
+        name: "plugins.list",
+        handler: |(), call| call.answer(&json!({"plugins": [], "diagnostics": [], "mutationAllowed": false})),
+    },
     Method { name: "progressCard.get", handler: |(), call| call.answer(&json!({"card": null})) },
     Method { name: "question.list", handler: |(), call| call.answer(&json!({"questions": []})) },
     Method { name: "sessions.branches.list", handler: |(), call| call.answer(&json!({"branches": []})) },
     Method { name: "sessions.companion.state", handler: |(), call| call.answer(&json!({"exchanges": []})) },
+    // Somebody looks on, or not: nothing here is done for that alone.
+    Method { name: "sessions.observer.visibility", handler: |(), call| call.answer(&json!({"ok": true})) },
+    Method {
+        name: "skills.status",
+        handler: |(), call| call.answer(&json!({"workspaceDir": "", "managedSkillsDir": "", "skills": []})),
+    },
+    Method {
+        name: "talk.catalog",
+        handler: |(), call| {
+            let none = json!({"ready": false, "providers": []});
+            call.answer(&json!({"modes": [], "transports": [], "brains": [], "speech": none, "transcription": none,
+                "realtime": none}))
+        },
+    },
     Method { name: "tasks.list", handler: |(), call| call.answer(&json!({"tasks": []})) },
     Method {
         name: "update.status",
@@ -60,6 +79,17 @@ fn no_jobs((): &(), call: Call<'_>) -> Result<Outcome, RpcError> {
     let Params { limit } = call.params()?;
     call.answer(&json!({"jobs": [], "total": 0, "offset": 0, "limit": limit.unwrap_or(50).clamp(1, 200),
         "hasMore": false, "nextOffset": null, "snapshotRevision": "none"}))
+}
+
+/// A page of what jobs have done: nothing.
+fn no_runs((): &(), call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    struct Params {
+        limit: Option<u64>,
+    }
+    let Params { limit } = call.params()?;
+    call.answer(&json!({"entries": [], "total": 0, "offset": 0, "limit": limit.unwrap_or(50).clamp(1, 200),
+        "hasMore": false, "nextOffset": null}))
 }
 
 /// The table of this gateway.

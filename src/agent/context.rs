@@ -17,6 +17,15 @@ pub fn text_tokens(text: &str) -> usize {
     text.len().div_ceil(BYTES_PER_TOKEN)
 }
 
+/// Tokens that a question and its answer count for: what the provider says, and where it says nothing (a stream of some
+/// servers has no usage) what they are estimated at, because a limit that never counts is none.
+pub fn used(reported: u64, asked: usize, said: &str) -> u64 {
+    match reported {
+        0 => u64::try_from(asked.saturating_add(text_tokens(said))).unwrap_or(u64::MAX),
+        reported => reported,
+    }
+}
+
 /// Tokens of a message, estimated.
 pub fn tokens(message: &Message) -> usize {
     let block = |block: &Block| match block {
@@ -84,6 +93,12 @@ mod tests {
         let content = vec![Block::Text { text: "x".repeat(size * BYTES_PER_TOKEN) }];
         let (tool_call_id, tool_name) = (String::new(), String::new());
         Message::ToolResult { tool_call_id, tool_name, content, is_error: false, timestamp: UnixMs(0) }
+    }
+
+    #[test]
+    fn a_provider_that_counts_nothing_is_counted_for() {
+        assert_eq!(used(12, 1000, "words"), 12);
+        assert_eq!(used(0, 1000, "words"), 1000 + u64::try_from(text_tokens("words")).unwrap());
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Settings {
     pub order: Vec<usize>,
     /// The longest run.
     pub timeout: Duration,
+    /// Runs that go on at a time, all sessions together.
+    pub max_concurrent: usize,
 }
 
 impl Settings {
@@ -107,12 +109,71 @@ struct Candidate {
 struct Lane {
     running: Option<Arc<Live>>,
     waiting: VecDeque<Arc<Live>>,
+    /// It stands in [`Lanes::ready`].
+    is_ready: bool,
 }
 
+/// What goes on and what waits: one run at a time a session, and so many of them together as the operator has set.
 #[derive(Debug, Default)]
 struct Lanes {
     by_session: HashMap<SessionKey, Lane>,
     by_id: HashMap<String, Arc<Live>>,
+    /// Sessions whose next run could begin, in the order in which they will.
+    ready: VecDeque<SessionKey>,
+    running: usize,
+}
+
+impl Lanes {
+    /// Lines a session up whose next run could begin; forgets one with nothing to do.
+    fn line_up(&mut self, key: &SessionKey) {
+        let Some(lane) = self.by_session.get_mut(key) else { return };
+        if lane.running.is_some() || lane.is_ready {
+            return;
+        }
+        match lane.waiting.front() {
+            None => drop(self.by_session.remove(key)),
+            Some(next) => {
+                lane.is_ready = true;
+                // What was stopped has nothing to do but to end.
+                if next.is_stopped() {
+                    self.ready.push_front(key.clone());
+                } else {
+                    self.ready.push_back(key.clone());
+                }
+            }
+        }
+    }
+
+    /// A run that waits was stopped: it ends now, whatever else goes on.
+    fn hurry(&mut self, key: &SessionKey) {
+        if self.by_session.get(key).is_some_and(|lane| lane.is_ready) {
+            self.ready.retain(|other| other != key);
+            self.ready.push_front(key.clone());
+        }
+    }
+
+    /// Takes out what may begin while no more than `most` go on.
+    fn take_ready(&mut self, most: usize) -> Vec<Arc<Live>> {
+        let mut begun = Vec::new();
+        while let Some(key) = self.ready.front() {
+            let Some(lane) = self.by_session.get_mut(key) else {
+                self.ready.pop_front();
+                continue;
+            };
+            let is_stopped = lane.waiting.front().is_some_and(|next| next.is_stopped());
+            if self.running >= most && !is_stopped {
+                break;
+            }
+            lane.is_ready = false;
+            if let Some(next) = lane.waiting.pop_front() {
+                lane.running = Some(Arc::clone(&next));
+                self.running += 1;
+                begun.push(next);
+            }
+            self.ready.pop_front();
+        }
+        begun
+    }
 }
 
 /// Where people write from, as the agent sees it.
@@ -433,7 +494,7 @@ impl Agent {
 
     /// Stops a run, or all runs of a session, at once: also those that wait. Returns the ids of those that were stopped.
     pub fn stop(&self, key: &SessionKey, id: Option<&str>, why: &'static str) -> Vec<String> {
-        let lanes = self.lanes();
+        let mut lanes = self.lanes();
         let Some(lane) = lanes.by_session.get(key) else { return Vec::new() };
         let mut stopped = Vec::new();
         for live in lane.running.iter().chain(&lane.waiting) {
@@ -442,6 +503,9 @@ impl Agent {
                 stopped.push(live.id.clone());
             }
         }
+        lanes.hurry(key);
+        drop(lanes);
+        self.run_next(key);
         stopped
     }
 
@@ -461,29 +525,20 @@ impl Agent {
     }
 
     fn run_next(&self, key: &SessionKey) {
-        let next = {
+        let most = self.settings().max_concurrent;
+        let begun = {
             let mut lanes = self.lanes();
-            let Some(lane) = lanes.by_session.get_mut(key) else { return };
-            if lane.running.is_some() {
-                return;
-            }
-            match lane.waiting.pop_front() {
-                Some(next) => {
-                    lane.running = Some(Arc::clone(&next));
-                    next
-                }
-                None => {
-                    lanes.by_session.remove(key);
-                    return;
-                }
-            }
+            lanes.line_up(key);
+            lanes.take_ready(most)
         };
-        let agent = self.clone();
-        task::spawn_on(&self.0.runtime, "agent.run", async move {
-            // Also when the run panics: the lane must not stand still for ever.
-            let _leaves = Leaves { agent: agent.clone(), live: Arc::clone(&next) };
-            run::drive(&agent, &next).await;
-        });
+        for next in begun {
+            let agent = self.clone();
+            task::spawn_on(&self.0.runtime, "agent.run", async move {
+                // Also when the run panics: the lane must not stand still for ever.
+                let _leaves = Leaves { agent: agent.clone(), live: Arc::clone(&next) };
+                run::drive(&agent, &next).await;
+            });
+        }
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -541,6 +596,10 @@ impl Agent {
 }
 
 impl Live {
+    fn is_stopped(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
     fn new(id: String, key: SessionKey, origin: Origin, asked: Asked, began: bool) -> Self {
         let (stop, end) = (watch::Sender::new(None), watch::Sender::new(None));
         Self { id, key, origin, asked, began, stop, said: watch::Sender::default(), end }
@@ -558,6 +617,7 @@ impl Drop for Leaves {
         {
             let mut lanes = self.agent.lanes();
             lanes.by_id.remove(&self.live.id);
+            lanes.running = lanes.running.saturating_sub(1);
             if let Some(lane) = lanes.by_session.get_mut(&self.live.key) {
                 lane.running = None;
             }

@@ -237,6 +237,11 @@ impl Course<'_> {
                 Err(why) => Block::Text { text: format!("[media unavailable: {why}]") },
             });
         }
+        let left_out = route.pictures.len().saturating_sub(MAX_IMAGES);
+        if left_out > 0 {
+            let text = format!("[{left_out} more pictures came along; {MAX_IMAGES} of one message are taken]");
+            content.push(Block::Text { text });
+        }
         asked
     }
 
@@ -275,6 +280,7 @@ impl Course<'_> {
                 window.saturating_sub(fixed).saturating_sub((endpoint.model.max_tokens as usize).min(window / 2));
             let messages = std::mem::take(&mut self.messages);
             let fitting = context::fit(&messages, room);
+            let asked = fixed + fitting.iter().copied().flatten().map(context::tokens).sum::<usize>();
             let result = match fitting {
                 None => Err(Halt {
                     kind: "context_length",
@@ -295,11 +301,13 @@ impl Course<'_> {
             self.messages = messages;
             match result {
                 Ok(reply) => {
-                    self.tokens = self.tokens.saturating_add(reply.usage.total_tokens);
+                    self.tokens =
+                        self.tokens.saturating_add(context::used(reply.usage.total_tokens, asked, reply.text()));
+                    // What is shown is what was counted, not what was estimated.
                     self.live.said.send_modify(|said| {
                         said.usage.input = said.usage.input.saturating_add(reply.usage.input);
                         said.usage.output = said.usage.output.saturating_add(reply.usage.output);
-                        said.usage.total_tokens = self.tokens;
+                        said.usage.total_tokens = said.usage.total_tokens.saturating_add(reply.usage.total_tokens);
                     });
                     return Ok(said(&endpoint, &reply, None));
                 }
@@ -478,7 +486,8 @@ impl Course<'_> {
                 .ok_or("the node's plan has no argv")?;
             command.cwd = plan["cwd"].as_str().map(str::to_owned);
         }
-        if command.command_argv.iter().map(String::len).sum::<usize>() > MAX_COMMAND_BYTES {
+        let folder = command.cwd.as_ref().map_or(0, String::len);
+        if command.command_argv.iter().map(String::len).sum::<usize>() + folder > MAX_COMMAND_BYTES {
             return Err(format!(
                 "the command is longer than {MAX_COMMAND_BYTES} bytes, the most that a person is asked about"
             ));

@@ -13,6 +13,8 @@ use crate::rpc::error::{ErrorCode, RpcError};
 
 /// The table that `methods.rs` mounts.
 pub const METHODS: &[Method<Approvals>] = &[
+    Method { name: "approval.get", handler: get_any },
+    Method { name: "approval.resolve", handler: resolve_any },
     Method { name: "exec.approval.request", handler: request },
     Method { name: "exec.approval.get", handler: get },
     Method { name: "exec.approval.list", handler: list },
@@ -94,39 +96,78 @@ fn list(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
     call.answer(&rows)
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResolveParams {
+    id: String,
+    /// Of which kind the request is, where a method takes every kind.
+    kind: Option<String>,
+    decision: String,
+    grant_expires_in_days: Option<u64>,
+}
+
+impl ResolveParams {
+    /// What was decided, and for how many days where that is said.
+    fn decision(&self, method: &str) -> Result<(Decision, Option<u64>), RpcError> {
+        let invalid = |what: String| Err(RpcError::invalid(format!("invalid {method} params: {what}")));
+        let days = self.grant_expires_in_days;
+        if days.is_some_and(|days| !(1..=MAX_GRANT_DAYS).contains(&days)) {
+            return invalid(format!("at grantExpiresInDays: must be 1 to {MAX_GRANT_DAYS}"));
+        }
+        match self.decision.as_str() {
+            "allow-once" => Ok((Decision::AllowOnce, None)),
+            "allow-always" => Ok((Decision::AllowAlways, days)),
+            "deny" => Ok((Decision::Deny, None)),
+            _ => invalid("at decision: must be allow-once, allow-always or deny".to_owned()),
+        }
+    }
+}
+
 fn resolve(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Params {
-        id: String,
-        decision: String,
-        grant_expires_in_days: Option<u64>,
+    let params: ResolveParams = call.params()?;
+    let (decision, days) = params.decision("exec.approval.resolve")?;
+    let (id, by, now) = (params.id, shown(call.caller()), call.now());
+    if decision == Decision::AllowAlways {
+        let approvals = approvals.clone();
+        return call.spawn(async move {
+            approvals.grant(&id, &by, days, now).await?;
+            Ok(json!({"ok": true}))
+        });
     }
-    let Params { id, decision, grant_expires_in_days: days } = call.params()?;
-    if days.is_some_and(|days| !(1..=MAX_GRANT_DAYS).contains(&days)) {
-        return Err(RpcError::invalid(format!(
-            "invalid exec.approval.resolve params: at grantExpiresInDays: must be 1 to {MAX_GRANT_DAYS}"
-        )));
-    }
-    let (by, now) = (shown(call.caller()), call.now());
-    let decision = match decision.as_str() {
-        "allow-once" => Decision::AllowOnce,
-        "deny" => Decision::Deny,
-        "allow-always" => {
-            let approvals = approvals.clone();
-            return call.spawn(async move {
-                approvals.grant(&id, &by, days, now).await?;
-                Ok(json!({"ok": true}))
-            });
-        }
-        _ => {
-            return Err(RpcError::invalid(
-                "invalid exec.approval.resolve params: at decision: must be allow-once, allow-always or deny",
-            ));
-        }
-    };
     approvals.resolve(&id, decision, &by, now)?;
     call.answer(&json!({"ok": true}))
+}
+
+/// There is no approval of this id: clients look for these words.
+fn unknown() -> RpcError {
+    RpcError::new(ErrorCode::NotFound, "approval not found: it may have lapsed, or the gateway was restarted")
+}
+
+fn get_any(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let IdParams { id } = call.params()?;
+    let shown = approvals.requests().get(&id).map(|request| request.snapshot(&id, call.now()));
+    call.answer(&json!({"approval": shown.ok_or_else(unknown)?}))
+}
+
+/// The first word counts; whoever comes later is told what it was.
+fn resolve_any(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
+    let params: ResolveParams = call.params()?;
+    let (decision, days) = params.decision("approval.resolve")?;
+    if !approvals.requests().contains_key(&params.id) || params.kind.as_deref() != Some("exec") {
+        return Err(unknown());
+    }
+    let (id, by, now, approvals) = (params.id, shown(call.caller()), call.now(), approvals.clone());
+    call.spawn(async move {
+        let decided = match decision {
+            Decision::AllowAlways => approvals.grant(&id, &by, days, now).await,
+            Decision::AllowOnce | Decision::Deny => approvals.resolve(&id, decision, &by, now),
+        };
+        let shown = approvals.requests().get(&id).map(|request| request.snapshot(&id, now)).ok_or_else(unknown)?;
+        match decided {
+            Err(error) if shown["status"] == "pending" => Err(error),
+            decided => Ok(json!({"applied": decided.is_ok(), "approval": shown})),
+        }
+    })
 }
 
 fn grants_list(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {

@@ -9,6 +9,7 @@
 
 pub mod grants;
 pub mod methods;
+mod snapshot;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,6 +99,10 @@ struct Request {
     expires_at: UnixMs,
     decided: watch::Sender<Option<Decision>>,
     decided_at: Option<UnixMs>,
+    /// Who has decided, for people.
+    decided_by: Option<String>,
+    /// Nobody wants it any more: whoever asked has gone before anybody decided.
+    withdrawn: bool,
     taken: bool,
 }
 
@@ -160,7 +165,16 @@ impl Approvals {
                 return Err(RpcError::unavailable("too many approvals wait; decide about some first").retryable(true));
             }
             let decided = watch::Sender::new(None);
-            let request = Request { command, created_at: now, expires_at, decided, decided_at: None, taken: false };
+            let request = Request {
+                command,
+                created_at: now,
+                expires_at,
+                decided,
+                decided_at: None,
+                decided_by: None,
+                withdrawn: false,
+                taken: false,
+            };
             let row = request.row(&id);
             requests.insert(id.clone(), request);
             row
@@ -244,6 +258,7 @@ impl Approvals {
         let row = {
             let mut requests = self.requests();
             let Some(request) = requests.get_mut(id) else { return };
+            request.decided_by = Some(by.to_owned());
             request.decided.send_replace(Some(decision));
             let mut row = request.row(id);
             row["decision"] = json!(decision.as_str());
@@ -301,7 +316,12 @@ impl Approvals {
     /// A request that is not wanted any more.
     pub fn withdraw(&self, id: &str, now: UnixMs) {
         // One that was decided in the meantime stays decided.
-        let _ = self.resolve(id, Decision::Deny, "withdrawn", now);
+        if self.claim(id, now).is_ok() {
+            if let Some(request) = self.requests().get_mut(id) {
+                request.withdrawn = true;
+            }
+            self.settle(id, Decision::Deny, "withdrawn", now);
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use regex::{Regex, RegexBuilder};
+
 use super::keyword::keywords;
 use super::secret_ref::SecretInput;
 
@@ -88,11 +90,13 @@ pub struct Agents {
     pub fallbacks: Vec<String>,
     /// `timeoutSeconds`: the longest run. Default 10 min.
     pub timeout: Duration,
+    /// `maxConcurrent`: runs that go on at a time, all sessions together; others wait. 1 to 4096. Default 256.
+    pub max_concurrent: usize,
 }
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { primary: None, fallbacks: Vec::new(), timeout: Duration::from_secs(600) }
+        Self { primary: None, fallbacks: Vec::new(), timeout: Duration::from_secs(600), max_concurrent: 256 }
     }
 }
 
@@ -183,11 +187,45 @@ pub struct Telegram {
     pub webhook_port: u16,
     /// `webhookCertPath`: a self-signed certificate of `webhookUrl`'s host, PEM, which Telegram is told to trust.
     pub webhook_cert_path: Option<PathBuf>,
+    /// `agents.entries.main.groupChat.mentionPatterns`, or else `messages.groupChat.mentionPatterns`: what the bot is called
+    /// in groups, beside its user name. Regular expressions, in any case of letters.
+    pub mention_patterns: Vec<Pattern>,
     /// `streaming`. Default `partial`.
     pub streaming: Streaming,
     /// `mediaMaxMb`, in bytes: of one picture, either way. Default 100 MB; this gateway takes 5 MiB at most.
     pub media_max_bytes: u64,
 }
+
+/// A regular expression. Matching takes time in proportion to the text, whatever the pattern is.
+#[derive(Clone, Debug)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Bytes that a pattern may take once it is compiled.
+    const MAX_BYTES: usize = 256 * 1024;
+
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// It is none, or too large; the text says why.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let compiled = RegexBuilder::new(text).case_insensitive(true).size_limit(Self::MAX_BYTES).build();
+        compiled.map(Self).map_err(|error| error.to_string().lines().last().unwrap_or_default().to_owned())
+    }
+
+    /// Whether it occurs in `text`.
+    pub fn is_match(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
 
 /// One of `channels.telegram.groups`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,9 @@ use crate::rpc::dispatch::{Call, Handler, Outcome};
 use crate::rpc::error::RpcError;
 use crate::rpc::json::Raw;
 
+/// What the gateway's own agent is called as a caller.
+pub(super) const AGENT: &str = "clawgate-agent";
+
 /// A connected node, and the commands that the agent may call on it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callable {
@@ -64,7 +67,7 @@ impl Nodes {
     /// As `node.invoke` of an operator with `operator.write`: `code: message`.
     ///
     /// # Cancel safety
-    /// Dropped, nobody waits for the answer any more; the node may carry the command out.
+    /// Dropped, nobody waits for the answer any more, and the node is told to stop; it may have carried the command out.
     pub async fn call(
         &self,
         node_id: &str,
@@ -129,8 +132,10 @@ impl Nodes {
             "nodeId": node_id, "command": command, "params": params, "timeoutMs": timeout_ms, "idempotencyKey": key,
         })
         .to_string();
-        let client = Client { id: "clawgate-agent".into(), mode: "backend".into(), ..Client::default() };
+        let client = Client { id: AGENT.into(), mode: "backend".into(), ..Client::default() };
         let caller = self.0.hub.internal(Grant::for_agent(), client, UnixMs::now());
+        // However this ends: also when the run is stopped while the node is at work.
+        let _ends = Ends { nodes: self, caller: &caller };
         let refused = |error: &RpcError| format!("{}: {}", error.code.as_str(), error.message);
         let mut out = Vec::new();
         let begun = {
@@ -148,6 +153,18 @@ impl Nodes {
         let error = &answer["error"];
         let text = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
         Err(format!("{}: {}", text("code"), text("message")))
+    }
+}
+
+/// Calls off what a caller of the gateway's own has begun, when it has gone.
+struct Ends<'a> {
+    nodes: &'a Nodes,
+    caller: &'a Connection,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.nodes.0.caller_gone(self.caller);
     }
 }
 

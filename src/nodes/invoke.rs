@@ -375,7 +375,8 @@ fn begin(
             if let Some((_, tick)) = deadline {
                 inner.deadlines.note(tick);
             }
-            if asked.progress {
+            // What a run of the agent has begun ends with it, as what somebody follows ends with them.
+            if asked.progress || &*caller.client.id == super::call::AGENT {
                 inner.note_stream(caller, &session, token);
             }
             if let Some(run) = &run {
@@ -710,7 +711,9 @@ impl Inner {
                 if let Some(details) = &mut error.details {
                     details["effectiveTimeoutMs"] = Value::from(waiting.timeout_ms);
                 }
-                cancel(&session, token, &waiting);
+                if waiting.extra.as_ref().is_some_and(|extra| extra.stream.is_some()) {
+                    cancel(&session, token);
+                }
                 waiting.fail(&error);
             }
         }
@@ -728,7 +731,7 @@ impl Inner {
         }
     }
 
-    /// Remembers that a caller waits for progress, to cancel the call when the caller goes.
+    /// Remembers that a call ends with its caller, to cancel it when the caller goes.
     fn note_stream(&self, caller: &Connection, session: &Arc<Session>, token: Token) {
         let mut streams = self.streams();
         let of_caller = streams.entry(caller.id).or_default();
@@ -738,14 +741,14 @@ impl Inner {
         of_caller.push(Running { session: Arc::clone(session), token });
     }
 
-    /// A caller has gone: the commands whose output it was following are cancelled.
+    /// A caller has gone: the commands that end with it are cancelled.
     pub(super) fn caller_gone(&self, caller: &Connection) {
         let Some(running) = self.streams().remove(&caller.id) else { return };
         for Running { session, token } in running {
             if let Some(waiting) = self.take_out(&session, token) {
                 self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
                 self.repeats.forget(waiting.key);
-                cancel(&session, token, &waiting);
+                cancel(&session, token);
                 waiting.fail(&failure("ABORTED", "the caller has gone", Dispatch::SentUnacked));
             }
         }
@@ -756,15 +759,13 @@ impl Inner {
     }
 }
 
-/// Tells the node to stop a command whose output somebody was following. Others are left to run out: a node told of
-/// a deadline keeps it itself.
-fn cancel(session: &Session, token: Token, waiting: &Waiting) {
-    if waiting.extra.as_ref().is_some_and(|extra| extra.stream.is_some()) {
-        let mut id = [0; CALL_ID_BYTES];
-        session.write_call_id(token, &mut id);
-        let payload = json!({"invokeId": String::from_utf8_lossy(&id), "nodeId": session.node_id.to_string()});
-        session.connection.send_event(Event::NODE_INVOKE_CANCEL, &payload);
-    }
+/// Tells the node to stop a command whose output somebody was following, or that a run of the agent had begun. Others are
+/// left to run out: a node told of a deadline keeps it itself.
+fn cancel(session: &Session, token: Token) {
+    let mut id = [0; CALL_ID_BYTES];
+    session.write_call_id(token, &mut id);
+    let payload = json!({"invokeId": String::from_utf8_lossy(&id), "nodeId": session.node_id.to_string()});
+    session.connection.send_event(Event::NODE_INVOKE_CANCEL, &payload);
 }
 
 /// Appends `{"ok":true,"nodeId":..,"command":..,"payload":..,"payloadJSON":..,"effectiveTimeoutMs":..}`.

@@ -21,6 +21,7 @@ pub const METHODS: &[Method<Nodes>] = &[
     Method { name: "node.invoke.progress", handler: invoke::progress },
     Method { name: "node.list", handler: list },
     Method { name: "node.describe", handler: describe },
+    Method { name: "environments.list", handler: environments },
     Method { name: "node.rename", handler: rename },
     Method { name: "node.event", handler: events::event },
     Method { name: "node.pair.list", handler: pair_list },
@@ -77,6 +78,43 @@ fn list(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
     let pairing = call.caller().grant.scopes().covers(Scope::Pairing);
     let now = call.now();
     call.answer_json(&nodes.list(pairing, now))
+}
+
+/// The gateway's own machine and the nodes, as places where something can run.
+fn environments(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct List {
+        nodes: Vec<Row>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Row {
+        node_id: String,
+        display_name: Option<String>,
+        platform: Option<String>,
+        #[serde(default)]
+        connected: bool,
+        #[serde(default)]
+        caps: Vec<String>,
+        #[serde(default)]
+        commands: Vec<String>,
+    }
+    let list: List = serde_json::from_slice(&nodes.list(false, call.now()))
+        .map_err(|error| RpcError::unavailable(format!("the list of nodes could not be read: {error}")))?;
+    let own = json!({"id": "gateway", "type": "local", "label": "Gateway", "status": "available",
+        "platform": std::env::consts::OS, "sessionHost": true, "trust": "persistent", "capabilities": []});
+    let rows = list.nodes.into_iter().map(|row| {
+        let mut all = json!({"id": format!("node:{}", row.node_id), "type": "node",
+            "label": row.display_name.unwrap_or(row.node_id), "sessionHost": false, "trust": "persistent",
+            "status": if row.connected { "available" } else { "unavailable" },
+            "capabilities": row.caps, "invocableCommands": if row.connected { row.commands } else { Vec::new() }});
+        if let Some(platform) = row.platform {
+            all["platform"] = json!(platform);
+        }
+        all
+    });
+    call.answer(&json!({"environments": std::iter::once(own).chain(rows).collect::<Vec<_>>()}))
 }
 
 fn describe(nodes: &Nodes, call: Call<'_>) -> Result<Outcome, RpcError> {

@@ -536,6 +536,21 @@ async fn a_command_is_cancelled_when_who_followed_it_is_gone() {
     assert_eq!(world.nodes.waiting_calls(), 1);
 }
 
+#[tokio::test]
+async fn a_command_is_cancelled_when_the_run_that_asked_for_it_is_stopped() {
+    let world = World::new();
+    let node = world.node(1, &["test.echo"]).await;
+    let (nodes, id) = (world.nodes.clone(), id(1).to_string());
+    let params = json!({});
+    let mut call = Box::pin(nodes.call(&id, "test.echo", &params, 30_000, "key"));
+    assert!(std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
+    let asked = events(&node, "node.invoke.request");
+    drop(call);
+    let cancelled = events(&node, "node.invoke.cancel");
+    assert_eq!(cancelled, [json!({"invokeId": asked[0]["id"], "nodeId": asked[0]["nodeId"]})]);
+    assert_eq!(world.nodes.waiting_calls(), 0);
+}
+
 // ---- what may be called
 
 #[tokio::test]

@@ -182,7 +182,8 @@ pub(super) fn agent(config: &Config, secrets: &SecretReader<'_>) -> (agent::Sett
     if flow.agents.primary.is_none() && order.is_empty() && !models.is_empty() {
         order.push(0);
     }
-    (agent::Settings { models, order, timeout: flow.agents.timeout }, unresolved)
+    let max_concurrent = flow.agents.max_concurrent;
+    (agent::Settings { models, order, timeout: flow.agents.timeout, max_concurrent }, unresolved)
 }
 
 /// Says which secrets would leave in clear, as `security audit` does: who never asks that should hear of it, too.

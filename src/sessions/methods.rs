@@ -7,12 +7,13 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::key::{MAIN_KEY, SessionKey};
 use super::message::{Block, Message, Usage};
 use super::record::{self, Entry, Session};
+use super::row::{Rows, runs_of};
 use super::{Origin, Sessions};
 use crate::clock::UnixMs;
 use crate::id;
@@ -90,6 +91,23 @@ struct ListParams {
     archived: Option<Value>,
 }
 
+/// A page of the list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List {
+    ts: UnixMs,
+    path: &'static str,
+    count: usize,
+    total_count: usize,
+    limit_applied: usize,
+    has_more: bool,
+    next_offset: Option<usize>,
+    next_cursor: Option<String>,
+    database_path: Option<&'static str>,
+    defaults: Value,
+    sessions: Rows,
+}
+
 /// Where a row stands in the list: those that are pinned first, then the latest, then by key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
@@ -148,7 +166,7 @@ impl Cursor {
 }
 
 impl Sessions {
-    fn list(&self, params: &ListParams, now: UnixMs) -> Result<Value, RpcError> {
+    fn list(&self, params: &ListParams, now: UnixMs) -> Result<List, RpcError> {
         let wants_archived = match &params.archived {
             Some(Value::Bool(archived)) => Some(*archived),
             Some(_) => None,
@@ -209,20 +227,28 @@ impl Sessions {
             rows.truncate(shown);
         }
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let page: Vec<_> = rows.iter().skip(skip).map(|(place, session)| self.row(&place.key, session)).collect();
+        let cursor = rows.last().map(|(place, _)| place.to_string());
+        let page: Vec<_> = rows.into_iter().skip(skip).map(|(place, session)| (place.key, session)).collect();
         let next = before + skip + page.len();
         let more = !page.is_empty() && next < total;
-        let cursor = rows.last().filter(|_| more).map(|(place, _)| place.to_string());
         let default = self.default_model();
         let (provider, model) = default.as_ref().and_then(|model| model.name.split_once('/')).unzip();
         let window = default.as_ref().map(|model| model.context_window);
         let defaults = json!({"modelProvider": provider, "model": model, "contextTokens": window});
-        Ok(json!({
-            "ts": now, "path": "", "count": page.len(), "totalCount": total, "limitApplied": limit,
-            "hasMore": more, "nextOffset": more.then_some(next), "nextCursor": cursor, "databasePath": null,
-            "defaults": defaults,
-            "sessions": page,
-        }))
+        let runs = runs_of(page.iter().map(|(key, _)| key), &self.all_in_flight());
+        Ok(List {
+            ts: now,
+            path: "",
+            count: page.len(),
+            total_count: total,
+            limit_applied: limit,
+            has_more: more,
+            next_offset: more.then_some(next),
+            next_cursor: cursor.filter(|_| more),
+            database_path: None,
+            defaults,
+            sessions: Rows { sessions: page, runs, default, now },
+        })
     }
 
     fn known(&self, key: &SessionKey) -> Result<Arc<Session>, RpcError> {
@@ -234,7 +260,7 @@ impl Sessions {
 #[cfg(test)]
 pub(super) fn list_for_test(sessions: &Sessions, limit: usize) -> Value {
     let params = ListParams { limit: Some(limit), ..ListParams::default() };
-    sessions.list(&params, UnixMs::now()).unwrap()
+    serde_json::to_value(sessions.list(&params, UnixMs::now()).unwrap()).unwrap()
 }
 
 /// All pages of the list, by cursor: the keys of each.
@@ -243,7 +269,7 @@ pub(super) fn pages_for_test(sessions: &Sessions, limit: usize, mut between: imp
     let (mut pages, mut cursor) = (Vec::new(), None);
     loop {
         let params = ListParams { limit: Some(limit), cursor, ..ListParams::default() };
-        let list = sessions.list(&params, UnixMs::now()).unwrap();
+        let list = serde_json::to_value(sessions.list(&params, UnixMs::now()).unwrap()).unwrap();
         let keys = list["sessions"].as_array().unwrap().iter().map(|row| row["key"].as_str().unwrap().to_owned());
         pages.push(keys.collect());
         cursor = list["nextCursor"].as_str().map(str::to_owned);

@@ -11,6 +11,7 @@ pub mod key;
 pub mod message;
 pub mod methods;
 pub mod record;
+mod row;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::store::{Change, Store, StoreError, Tx};
 use key::SessionKey;
 use message::Message;
 use record::{Entry, Session};
+use row::Row;
 use subscribers::Subscribers;
 
 /// Sessions that may be kept.
@@ -361,6 +363,10 @@ impl Sessions {
         self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
+    fn all_in_flight(&self) -> MutexGuard<'_, HashMap<SessionKey, InFlight>> {
+        self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells those who follow the list that a session has changed.
     pub fn changed(&self, key: &SessionKey, reason: &str) {
         let subscribers = self.subscribers();
@@ -429,51 +435,10 @@ impl Sessions {
 
     /// A session's row of the list.
     pub fn row(&self, key: &SessionKey, session: &Session) -> Value {
-        let in_flight = self.in_flight(key);
+        let run = self.in_flight(key).map(|run| run.run_id);
         let default = self.default_model();
-        let own = session.model.as_deref().or(default.as_ref().map(|model| model.name.as_str()));
-        let (provider, model) = match own.and_then(|model| model.split_once('/')) {
-            Some((provider, model)) => (Some(provider), Some(model)),
-            None => (None, own),
-        };
-        let status = if in_flight.is_some() { Some("running") } else { session.status.as_deref() };
-        let active: Vec<_> = in_flight.iter().map(|run| run.run_id.as_str()).collect();
-        let mut row = json!({
-            "key": key.as_str(), "sessionId": session.session_id, "kind": key.kind(), "agentId": key.agent(),
-            "isMain": key.as_str() == key::MAIN_KEY, "chatType": key.kind(),
-            "createdAt": session.created_at, "updatedAt": session.updated_at, "snapshotAt": UnixMs::now(),
-            "archived": session.archived, "pinned": session.pinned,
-            "inputTokens": session.input_tokens, "outputTokens": session.output_tokens,
-            "totalTokens": session.total_tokens, "totalTokensFresh": true,
-            "hasActiveRun": !active.is_empty(), "activeRunIds": active,
-        });
-        for (name, value) in [
-            ("label", session.label.as_deref()),
-            ("displayName", session.display_name.as_deref()),
-            ("channel", session.channel.as_deref()),
-            ("createdVia", session.created_via.as_deref()),
-            ("modelProvider", provider),
-            ("model", model),
-            ("derivedTitle", session.title.as_deref()),
-            ("lastMessagePreview", session.last_message.as_deref()),
-            ("status", status),
-            ("lastRunError", session.last_run_error.as_deref()),
-        ] {
-            if let Some(value) = value {
-                row[name] = json!(value);
-            }
-        }
-        for (name, value) in
-            [("lastInteractionAt", session.last_interaction_at), ("lastActivityAt", session.last_activity_at)]
-        {
-            if let Some(value) = value {
-                row[name] = json!(value);
-            }
-        }
-        for (name, value) in &session.settings {
-            row[name.as_str()] = value.clone();
-        }
-        row
+        let row = Row { key, session, run: run.as_deref(), default: default.as_ref(), now: UnixMs::now() };
+        serde_json::to_value(row).unwrap_or_default()
     }
 
     fn index(&self) -> std::sync::RwLockReadGuard<'_, HashMap<SessionKey, Arc<Session>>> {

@@ -100,6 +100,24 @@ async fn what_was_acknowledged_is_there_after_reopening() {
 }
 
 #[tokio::test]
+async fn no_setting_of_a_client_stands_in_for_what_a_row_says_of_itself() {
+    let sessions = sessions();
+    let settings = serde_json::json!({"key": "agent:main:other", "hasActiveRun": true, "colour": "red"});
+    let session = Session {
+        session_id: "id".to_owned(),
+        settings: settings.as_object().unwrap().clone(),
+        updated_at: NOW,
+        ..Session::default()
+    };
+    sessions.write_index().insert(key("main"), Arc::new(session));
+    let row = &methods::list_for_test(&sessions, 1)["sessions"][0];
+    assert_eq!(
+        (row["key"].as_str(), row["hasActiveRun"].as_bool(), row["colour"].as_str()),
+        (Some("agent:main:main"), Some(false), Some("red"))
+    );
+}
+
+#[tokio::test]
 async fn a_list_of_ten_thousand_is_quick() {
     let sessions = sessions();
     {

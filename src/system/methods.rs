@@ -22,6 +22,7 @@ pub const METHODS: &[Method<System>] = &[
     Method { name: "logs.tail", handler: logs_tail },
     Method { name: "config.get", handler: config_get },
     Method { name: "diagnostics.stability", handler: diagnostics_stability },
+    Method { name: "system.info", handler: info },
 ];
 
 fn health(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
@@ -46,6 +47,12 @@ fn diagnostics_stability(system: &System, call: Call<'_>) -> Result<Outcome, Rpc
         .ok_or_else(|| RpcError::invalid("invalid diagnostics.stability params: limit must be 1 to 1000"))?;
     let snapshot = system.stability().snapshot(&query, limit, call.now());
     call.answer(&snapshot)
+}
+
+fn info(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
+    call.no_params()?;
+    let machine = system.machine();
+    call.answer(&machine.ok_or_else(|| RpcError::unavailable("system.info is answered on Linux alone"))?)
 }
 
 fn status(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {

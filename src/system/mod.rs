@@ -5,6 +5,7 @@
 
 pub mod identity;
 pub mod journal;
+mod machine;
 pub mod methods;
 pub mod refusals;
 pub mod report;
@@ -63,6 +64,11 @@ struct Inner {
 }
 
 impl System {
+    /// The machine it runs on.
+    fn machine(&self) -> Option<machine::Machine> {
+        machine::look(&self.0.facts.state_dir, self.0.started.elapsed())
+    }
+
     /// The domain of a gateway that has just started.
     pub fn new(facts: Facts, hub: Hub) -> Self {
         hub.presence().set_self(own_row(&facts));

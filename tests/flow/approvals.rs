@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::config;
 use crate::node::Which;
 use crate::standin::{Model, Wire};
+use crate::support::account::Account;
 use crate::support::client::{Client, operator_with};
 use crate::support::gateway::Setup;
 
@@ -103,4 +104,83 @@ fn what_a_node_plans_to_run_is_what_is_shown_approved_and_run() {
     let run = carried.iter().find(|carried| carried.command == "system.run").unwrap();
     assert_eq!((&run.params["command"], &run.params["cwd"]), (&json!(["/usr/bin/make", "-j", "2"]), &json!("/work")));
     assert_eq!((&run.params["systemRunPlan"]["argv"], &run.params["approved"]), (&run.params["command"], &json!(true)));
+}
+
+/// `clawgate node run`; dropped, it is killed.
+struct Host(std::process::Child);
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn our_own_node_host_runs_what_a_person_says_and_nothing_else() {
+    let model = Model::start(Wire::OpenAi);
+    let gateway = Setup::new().config(&config(&model, None, &json!({}))).start();
+    let machine = Account::of(&gateway);
+    let mut command = machine.command(&["node", "run", "--display-name", "box", "--port", &gateway.port.to_string()]);
+    let mut client = gateway.operator();
+    let _host = Host(command.stdout(std::process::Stdio::null()).spawn().unwrap());
+    let pending = client.event("node.pair.requested");
+    client.call("node.pair.approve", &json!({"requestId": pending["requestId"]})).unwrap();
+
+    let asked = |client: &mut Client, command: &str, key: &str, decision: Option<&str>| {
+        let params = json!({"sessionKey": "main", "message": format!("run {command}"), "idempotencyKey": key});
+        client.call("chat.send", &params).unwrap();
+        let shown = decision.map(|decision| {
+            let asked = client.event("exec.approval.requested");
+            let params = json!({"id": asked["id"], "kind": "exec", "decision": decision});
+            let resolved = client.call("approval.resolve", &params).unwrap();
+            assert_eq!(resolved["applied"], true, "{resolved}");
+            asked["request"]["command"].as_str().unwrap().to_owned()
+        });
+        let end = client.call("agent.wait", &json!({"runId": key, "timeoutMs": 20_000})).unwrap();
+        (shown, end["result"]["payloads"][0]["text"].as_str().unwrap().to_owned())
+    };
+    let (shown, said) = asked(&mut client, "uname -s", "k1", Some("deny"));
+    assert!(shown.is_some_and(|shown| shown.ends_with("/uname -s")), "its whole path is shown");
+    assert!(said.contains("a person said no"), "{said}");
+    let (_, said) = asked(&mut client, "uname -s", "k2", Some("allow-always"));
+    assert!(said.contains(r#""exitCode":0"#) || said.contains("exitCode&quot;:0"), "{said}");
+    let (_, said) = asked(&mut client, "uname -s", "k3", None);
+    assert!(said.contains("exitCode"), "allowed for good: {said}");
+    let (_, said) = asked(&mut client, "uname -r", "k4", Some("deny"));
+    assert!(said.contains("a person said no"), "another command is asked about: {said}");
+}
+
+#[test]
+fn an_approval_is_shown_in_every_state_and_the_first_word_counts() {
+    let gateway = Setup::new().start();
+    let mut client = gateway.operator();
+    let mut request = |id: &str, node: Value| {
+        let params = json!({"id": id, "commandArgv": ["ls", "-l"], "nodeId": node, "twoPhase": true,
+            "sessionKey": "agent:main:main", "timeoutMs": if id == "late" { 1 } else { 60_000 }});
+        client.call("exec.approval.request", &params).unwrap();
+    };
+    request("one", json!("aa"));
+    request("two", json!("aa"));
+    request("late", Value::Null);
+    let mut other = gateway.operator();
+    let mut get = |id: &str| client.call("approval.get", &json!({"id": id})).unwrap()["approval"].clone();
+    let pending = get("one");
+    assert_eq!((&pending["status"], &pending["sourceSessionKey"]), (&json!("pending"), &json!("agent:main:main")));
+    assert_eq!(pending["presentation"]["commandText"], "ls -l");
+    assert_eq!(pending["presentation"]["allowedDecisions"], json!(["allow-once", "allow-always", "deny"]));
+    assert_eq!(get("late")["status"], "expired");
+    assert_eq!(get("late")["presentation"]["allowedDecisions"], json!(["allow-once", "deny"]), "no node, no grant");
+    let mut resolve = |id: &str, decision: &str| {
+        other.call("approval.resolve", &json!({"id": id, "kind": "exec", "decision": decision}))
+    };
+    assert_eq!(resolve("one", "deny").unwrap()["approval"]["status"], "denied");
+    let second = resolve("one", "allow-once").unwrap();
+    assert_eq!((&second["applied"], &second["approval"]["decision"]), (&json!(false), &json!("deny")));
+    let always = resolve("two", "allow-always").unwrap();
+    assert_eq!((&always["applied"], &always["approval"]["status"]), (&json!(true), &json!("allowed")));
+    let late = resolve("late", "allow-once").unwrap();
+    assert_eq!((&late["applied"], &late["approval"]["status"]), (&json!(false), &json!("expired")));
+    let unknown = resolve("none", "deny").unwrap_err();
+    assert!(unknown["message"].as_str().unwrap().contains("approval not found"), "{unknown}");
 }

@@ -95,6 +95,33 @@ fn an_abort_is_immediate_and_the_next_run_begins() {
 }
 
 #[test]
+fn no_more_runs_go_on_than_may_and_one_that_waits_is_stopped_at_once() {
+    let model = Model::start(Wire::OpenAi);
+    let mut config = config(&model, None, &json!({}));
+    config["agents"]["defaults"]["maxConcurrent"] = json!(1);
+    let gateway = Setup::new().config(&config).start();
+    let mut client = gateway.operator();
+    let ask = |client: &mut Client, session: &str, message: &str, key: &str| {
+        let params = json!({"sessionKey": session, "message": message, "idempotencyKey": key});
+        client.call("chat.send", &params).unwrap();
+    };
+    let end = |client: &mut Client, key: &str, within: u64| {
+        client.call("agent.wait", &json!({"runId": key, "timeoutMs": within})).unwrap()
+    };
+    ask(&mut client, "one", "slow", "k1");
+    ask(&mut client, "two", "echo hi", "k2");
+    ask(&mut client, "three", "echo ho", "k3");
+    assert_eq!(end(&mut client, "k2", 300)["status"], "timeout");
+    client.call("chat.abort", &json!({"sessionKey": "three", "runId": "k3"})).unwrap();
+    assert_eq!(end(&mut client, "k3", 5000)["stopReason"], "aborted");
+    assert_eq!(end(&mut client, "k2", 100)["status"], "timeout", "it still waits");
+    assert_eq!(model.asked(), 1);
+    client.call("chat.abort", &json!({"sessionKey": "one", "runId": "k1"})).unwrap();
+    assert_eq!(end(&mut client, "k2", 20_000)["status"], "ok");
+    assert_eq!(model.asked(), 2, "what was stopped asked nobody");
+}
+
+#[test]
 fn agent_answers_twice_and_a_failure_has_its_reason() {
     let model = Model::start(Wire::OpenAi);
     let gateway = gateway(&model);

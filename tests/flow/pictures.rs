@@ -43,6 +43,28 @@ fn a_picture_reaches_a_model_that_takes_pictures_and_others_are_told_of_it() {
 }
 
 #[test]
+fn an_album_is_one_question_and_its_pictures_come_together() {
+    let (model, bot) = (Model::start(Wire::OpenAi), BotApi::start());
+    let gateway = Setup::new().config(&settings(&model, &bot, true)).start();
+    bot.send_album(42, &[PICTURE, PICTURE, PICTURE], "look at them");
+    assert!(bot.wait_for(1, SOON)[0].text.contains("I see 3"), "{}", bot.sent()[0].text);
+    bot.write(42, "echo next");
+    assert_eq!(bot.wait_for(2, SOON)[1].text, "next");
+    let history = gateway.operator().call("chat.history", &json!({"sessionKey": "main"})).unwrap();
+    let asked = history["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user").count();
+    assert_eq!((asked, bot.sent().len()), (2, 2), "{history}");
+}
+
+#[test]
+fn what_cannot_be_heard_is_answered_and_asks_no_model() {
+    let (model, bot) = (Model::start(Wire::OpenAi), BotApi::start());
+    let _gateway = Setup::new().config(&settings(&model, &bot, true)).start();
+    bot.send(42, json!({"voice": {"file_id": "v", "duration": 3}}));
+    assert_eq!(bot.wait_for(1, SOON)[0].text, "I can't read voice messages yet. I understand text and pictures.");
+    assert_eq!(model.asked(), 0);
+}
+
+#[test]
 fn a_picture_that_is_too_large_or_none_is_said_to_be_so() {
     let (model, bot) = (Model::start(Wire::OpenAi), BotApi::start());
     let gateway = Setup::new().config(&settings(&model, &bot, true)).start();

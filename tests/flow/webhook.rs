@@ -148,3 +148,21 @@ fn a_certificate_of_ones_own_is_told_to_telegram_and_a_wrong_secret_stops_the_ch
     let _setup = gateway.setup().config(&settings);
     assert!(bot.wait_for_webhook().has_certificate);
 }
+
+#[test]
+fn an_album_by_webhook_is_acknowledged_when_it_is_on_disk_as_one_question() {
+    let (model, bot) = (Model::start(Wire::OpenAi), BotApi::start());
+    let port = free_port();
+    let mut settings = settings(&model, &bot, port);
+    settings["models"]["providers"]["local"]["models"][0]["input"] = json!(["text", "image"]);
+    let _gateway = Setup::new().env("HOOK_SECRET", SECRET).config(&settings).start();
+    bot.wait_for_webhook();
+    let parts = bot.album(42, &[crate::node::PICTURE; 3], "look at them");
+    let brought: Vec<_> =
+        parts.into_iter().map(|part| std::thread::spawn(move || bring(port, SECRET, &part))).collect();
+    for one in brought {
+        assert_eq!(one.join().unwrap(), (200, true));
+    }
+    assert!(bot.wait_for(1, SOON)[0].text.contains("I see 3"), "{}", bot.sent()[0].text);
+    assert_eq!(bot.sent().len(), 1);
+}

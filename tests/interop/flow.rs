@@ -48,6 +48,34 @@ pub(crate) fn a_telegram_message_is_answered_with_what_a_real_node_says(release:
     println!("answered in {:.0} ms, the node's own time included", (sent[1].at - started).as_secs_f64() * 1e3);
 }
 
+/// The real node host, and the real command line of the person who is asked.
+#[test]
+fn a_real_node_runs_a_program_once_a_person_says_so() {
+    parts::with(|| {
+        let (model, bot) = (Model::start(Wire::OpenAi), BotApi::start());
+        let gateway = Gateway::start_with(&settings(&model, &bot));
+        let cli = Cli::of(parts::CURRENT, &gateway);
+        let _node = NodeHost::start(parts::CURRENT, &gateway, "build box");
+        cli.succeeds(["nodes", "approve", &pending_request(&cli, "build box")]);
+        let decide = |decision: &str| {
+            let id = eventually("somebody is asked", SOON, || {
+                let pending = cli.json(["approvals", "pending", "--json"]);
+                Some(pending["approvals"][0]["id"].as_str()?.to_owned())
+            });
+            cli.succeeds(["approvals", "resolve", &id, decision]).says("resolved");
+        };
+        bot.write(42, "run uname -s");
+        decide("deny");
+        assert!(bot.wait_for(1, SOON)[0].text.contains("a person said no"), "{}", bot.sent()[0].text);
+        bot.write(42, "run uname -s");
+        decide("allow-always");
+        assert!(bot.wait_for(2, SOON)[1].text.contains("Linux"), "{}", bot.sent()[1].text);
+        bot.write(42, "run uname -s");
+        assert!(bot.wait_for(3, SOON)[2].text.contains("Linux"), "nobody is asked again: {}", bot.sent()[2].text);
+        cli.succeeds(["approvals", "grants", "list"]).says("uname -s");
+    });
+}
+
 pub(crate) fn the_cli_talks_with_the_agent_and_sees_the_channel(release: Release) {
     let (model, bot) = (Model::start(Wire::Anthropic), BotApi::start());
     let gateway = Gateway::start_with(&settings(&model, &bot));
@@ -108,6 +136,9 @@ pub(crate) fn the_terminal_ui_holds_a_conversation(release: Release) {
     terminal.shows("connected");
     thread::sleep(Duration::from_secs(1));
     terminal.tmux(&["send-keys", "-l", "echo a word from the model"]);
+    terminal.shows("echo a word from the model");
+    // What comes in one burst is pasted text to it, and an Enter in that a new line: people are slower.
+    thread::sleep(Duration::from_millis(500));
     terminal.tmux(&["send-keys", "Enter"]);
     eventually("the model is asked", SOON, || (model.asked() > 0).then_some(()));
     // Once as it was typed, with `echo`, and once as the answer.

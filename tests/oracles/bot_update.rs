@@ -24,6 +24,7 @@ fn settings() -> Telegram {
         webhook_port: 8787,
         webhook_cert_path: None,
         streaming: Streaming::Partial,
+        mention_patterns: Vec::new(),
         media_max_bytes: 1_000_000,
     }
 }
@@ -31,12 +32,13 @@ fn settings() -> Telegram {
 pub(crate) fn check(data: &[u8]) {
     let Ok(update) = serde_json::from_slice::<Update>(data) else { return };
     let bot = Bot { id: 99, username: "HomeBot".to_owned() };
-    let decision = decide(&update, &settings(), DmScope::PerChannelPeer, &bot, |_| false);
-    if let Decision::Ask { key, text: said, picture, label, .. } = decision {
+    let decision =
+        decide(&update, std::slice::from_ref(&update), &settings(), DmScope::PerChannelPeer, &bot, |_| false);
+    if let Decision::Ask { key, text: said, pictures, label, .. } = decision {
         assert!(key.as_str().starts_with("agent:main:telegram:"));
-        assert!((!said.trim().is_empty() || picture.is_some()) && said.chars().count() <= 16 * 1024);
+        assert!((!said.trim().is_empty() || !pictures.is_empty()) && said.chars().count() <= 17 * 1024);
         let plain = |id: &String| id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-        assert!(picture.as_ref().is_none_or(|id| !id.is_empty() && id.len() <= 256 && plain(id)));
+        assert!(pictures.iter().all(|id| !id.is_empty() && id.len() <= 256 && plain(id)));
         assert!(label.chars().count() <= 64 && !label.chars().any(char::is_control));
         for limit in [16, 100, text::MAX_UNITS] {
             for part in text::split(&said, limit) {

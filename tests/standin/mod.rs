@@ -214,6 +214,42 @@ impl BotApi {
         self.state.1.notify_all();
     }
 
+    /// Somebody sends pictures at once: each is a message of its own.
+    pub fn send_album(&self, from: i64, pictures: &[&[u8]], caption: &str) {
+        for (n, update) in self.album(from, pictures, caption).into_iter().enumerate() {
+            if n > 0 {
+                thread::sleep(Duration::from_millis(100));
+            }
+            self.state.0.lock().unwrap().updates.push(update);
+            self.state.1.notify_all();
+        }
+    }
+
+    /// The updates of an album, which nobody has been told of yet.
+    pub fn album(&self, from: i64, pictures: &[&[u8]], caption: &str) -> Vec<Value> {
+        let mut updates = Vec::new();
+        for (n, picture) in pictures.iter().enumerate() {
+            let mut state = self.state.0.lock().unwrap();
+            let id = format!("file{}", state.files.len());
+            state.files.insert(id.clone(), picture.to_vec());
+            drop(state);
+            let sizes = json!([{"file_id": id, "width": 640, "height": 480, "file_size": picture.len()}]);
+            let mut message = json!({"photo": sizes, "media_group_id": "album1"});
+            if n == 0 {
+                message["caption"] = json!(caption);
+            }
+            updates.push(self.update(from, message));
+        }
+        updates
+    }
+
+    /// Somebody sends something else.
+    pub fn send(&self, from: i64, message: Value) {
+        let update = self.update(from, message);
+        self.state.0.lock().unwrap().updates.push(update);
+        self.state.1.notify_all();
+    }
+
     /// An update with a message of that, which nobody has been told of yet.
     pub fn update(&self, from: i64, message: Value) -> Value {
         let mut state = self.state.0.lock().unwrap();

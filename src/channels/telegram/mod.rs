@@ -6,6 +6,7 @@
 //! and [`webhook`] (how it comes), [`company`] (what people see while they wait), [`deliver`]; [`text`] and [`api`] below
 //! them.
 
+mod album;
 pub mod api;
 mod company;
 mod deliver;
@@ -87,6 +88,7 @@ pub struct Account {
     /// One batch of updates at a time, in whatever way they come.
     intake: tokio::sync::Mutex<()>,
     previews: Previews,
+    gathered: album::Gathered,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -121,6 +123,7 @@ impl Account {
             waiting: Notify::new(),
             intake: tokio::sync::Mutex::default(),
             previews: Previews::default(),
+            gathered: album::Gathered::default(),
             tasks: Mutex::default(),
         })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::api::{ApiError, POLL_S};
-use super::{Account, CHANNEL, receive, while_on};
+use super::{Account, CHANNEL, album, receive, while_on};
 use crate::channels::{Channels, record};
 use crate::clock::UnixMs;
 use crate::id;
@@ -68,9 +68,16 @@ async fn round(channels: &Channels, account: &Arc<Account>) -> Result<Round, Api
     let lost = |error: crate::store::StoreError| ApiError::Lost { reason: error.to_string(), sent: false };
     let (now, bot) = (UnixMs::now(), account.health().bot.unwrap_or_default().id);
     let next = channels.store().read(move |db| record::next_update(db, CHANNEL, bot, now)).await.map_err(lost)?;
-    let updates = account.api.updates(next, POLL_S).await?;
+    let mut updates = account.api.updates(next, POLL_S).await?;
     if updates.is_empty() {
         return Ok(Round::Stored);
+    }
+    // The rest of an album may be on its way: what is not acknowledged comes again, and with it what came meanwhile.
+    let (mut parts, mut tries) = (0, 0);
+    while album::count_in(&updates) > parts && tries < 3 {
+        (parts, tries) = (album::count_in(&updates), tries + 1);
+        tokio::time::sleep(album::PAUSE).await;
+        updates = account.api.updates(next, 0).await?;
     }
     match receive::all(channels, account, updates).await {
         Ok(()) => Ok(Round::Stored),

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::update::{Bot, Decision, Place, Update, decide};
-use super::{ACCOUNT, Account, CHANNEL, company};
+use super::{ACCOUNT, Account, CHANNEL, album, company};
 use crate::agent::{Accepted, Asked, Route, Taken};
 use crate::channels::{Channels, pairing, record};
 use crate::clock::UnixMs;
@@ -95,15 +96,26 @@ async fn store(channels: &Channels, account: &Account, mut updates: VecDeque<Val
         while let Some(value) = updates.pop_front() {
             let Some(update_id) = value["update_id"].as_i64() else { continue };
             if record::is_seen(tx, CHANNEL, bot.id, update_id)? {
+                // Noted once more, so that it is not asked for again: a part of an album was taken before its turn.
+                record::set_seen(tx, CHANNEL, bot.id, update_id, now)?;
                 continue;
             }
+            let others = album::take_others(&mut updates, &value);
             // An update that is not understood is passed over, not read for ever.
             if let Ok(update) = serde_json::from_value::<Update>(value) {
+                let mut parts = Vec::with_capacity(others.len());
+                for part in others.iter().filter_map(|part| Update::deserialize(part).ok()) {
+                    if !record::is_seen(tx, CHANNEL, bot.id, part.update_id)? {
+                        parts.push(part);
+                    }
+                }
                 let approved = |sender: &str| record::is_allowed(tx, CHANNEL, ACCOUNT, sender).unwrap_or(false);
-                let decision = decide(&update, &settings, dm_scope, &bot, approved);
+                let decision = decide(&update, &parts, &settings, dm_scope, &bot, approved);
                 match take(&handle, tx, &bot, update_id, decision, &mut begun, now) {
                     Ok(Taking::Done(more)) => after.extend(more),
                     Ok(Taking::First(command, key, place)) => {
+                        // What hung on it is for the conversation behind it.
+                        others.into_iter().rev().for_each(|part| updates.push_front(part));
                         held = Some(Held::Command(command, key, place, update_id));
                         break;
                     }
@@ -115,6 +127,9 @@ async fn store(channels: &Channels, account: &Account, mut updates: VecDeque<Val
                     Err(error) => tracing::error!(
                         channel = CHANNEL, update = update_id, error = %error.message, "an update is passed over"
                     ),
+                }
+                for part in parts {
+                    record::set_seen(tx, CHANNEL, bot.id, part.update_id, now)?;
                 }
             }
             record::set_seen(tx, CHANNEL, bot.id, update_id, now)?;
@@ -209,9 +224,13 @@ fn take(
             )?;
             Some(After::Sent)
         }
+        Decision::Unread(place, what) => {
+            say(&place, &format!("I can't read {what} yet. I understand text and pictures."))?;
+            Some(After::Sent)
+        }
         Decision::Reset(key, place) => return Ok(Taking::First(Command::Reset, key, place)),
         Decision::Stop(key, place) => return Ok(Taking::First(Command::Stop, key, place)),
-        Decision::Ask { key, text, picture, label, sender, place } => {
+        Decision::Ask { key, text, pictures, label, sender, place } => {
             let text = match &sender {
                 Some(sender) => format!("[{sender}] {text}"),
                 None => text,
@@ -225,7 +244,7 @@ fn take(
                     to: place.chat.clone(),
                     thread: place.thread,
                     reply_to: place.reply_to,
-                    pictures: picture.into_iter().collect(),
+                    pictures,
                 }),
                 extra_system: Some(MANNERS.to_owned()),
                 ..Asked::of(message)

@@ -4,6 +4,7 @@
 //! what is not understood is ignored, never an error that would stop the reading.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::config::flow::{DmPolicy, DmScope, Group, GroupPolicy, Telegram};
 use crate::sessions::key::SessionKey;
@@ -14,6 +15,10 @@ const MAX_CHARS: usize = 16 * 1024;
 const MAX_FILE_ID_CHARS: usize = 256;
 /// Characters of a name.
 const MAX_NAME_CHARS: usize = 64;
+/// Characters of what a place or a person is called.
+const MAX_FACT_CHARS: usize = 256;
+/// Messages of one album, as Telegram has it.
+pub(super) const MAX_ALBUM: usize = 10;
 
 /// One update; only what is used here.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,6 +52,39 @@ pub struct Message {
     /// A file; only one that is a picture is taken.
     #[serde(default)]
     pub document: Option<Document>,
+    /// Which album it is a part of: each of its pictures is a message of its own.
+    #[serde(default)]
+    pub media_group_id: Option<String>,
+    /// A picture that stands for a feeling.
+    #[serde(default)]
+    pub sticker: Option<Sticker>,
+    /// Somewhere on Earth.
+    #[serde(default)]
+    pub location: Option<Location>,
+    /// A place with a name.
+    #[serde(default)]
+    pub venue: Option<Venue>,
+    /// Somebody's number.
+    #[serde(default)]
+    pub contact: Option<Contact>,
+    /// Speech.
+    #[serde(default)]
+    pub voice: Option<IgnoredAny>,
+    /// Music.
+    #[serde(default)]
+    pub audio: Option<IgnoredAny>,
+    /// A film.
+    #[serde(default)]
+    pub video: Option<IgnoredAny>,
+    /// A round film.
+    #[serde(default)]
+    pub video_note: Option<IgnoredAny>,
+    /// A film without sound.
+    #[serde(default)]
+    pub animation: Option<IgnoredAny>,
+    /// A vote.
+    #[serde(default)]
+    pub poll: Option<IgnoredAny>,
     /// The topic of a forum.
     #[serde(default)]
     pub message_thread_id: Option<i64>,
@@ -82,6 +120,48 @@ pub struct Document {
     /// As its sender says.
     #[serde(default)]
     pub mime_type: Option<String>,
+}
+
+/// A sticker.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Sticker {
+    /// The feeling.
+    #[serde(default)]
+    pub emoji: Option<String>,
+}
+
+/// A point on Earth.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Location {
+    /// Degrees.
+    pub latitude: f64,
+    /// Degrees.
+    pub longitude: f64,
+}
+
+/// A place.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Venue {
+    /// Its name.
+    #[serde(default)]
+    pub title: String,
+    /// Where it is.
+    #[serde(default)]
+    pub address: String,
+}
+
+/// Somebody to call.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Contact {
+    /// The number.
+    #[serde(default)]
+    pub phone_number: String,
+    /// The name.
+    #[serde(default)]
+    pub first_name: String,
+    /// The family's name.
+    #[serde(default)]
+    pub last_name: Option<String>,
 }
 
 /// The message that another one answers.
@@ -163,14 +243,17 @@ pub enum Decision {
     Stop(SessionKey, Place),
     /// Its author greets the bot.
     Greet(Place),
+    /// There is nothing in it but something that can't be read here, and its author is to be told so: what it was, in the
+    /// plural.
+    Unread(Place, &'static str),
     /// The agent is asked.
     Ask {
         /// In which session.
         key: SessionKey,
         /// What; empty where there is a picture alone.
         text: String,
-        /// The picture that came with it: what to ask the Bot API for.
-        picture: Option<String>,
+        /// The pictures that came with it: what to ask the Bot API for.
+        pictures: Vec<String>,
         /// A name of the session for people.
         label: String,
         /// Who asks, for the model, in a group.
@@ -180,9 +263,10 @@ pub enum Decision {
     },
 }
 
-/// Decides about a message. `approved` says whom an operator has let in.
+/// Decides about a message. `parts` are the other messages of its album, `approved` says whom an operator has let in.
 pub fn decide(
     update: &Update,
+    parts: &[Update],
     settings: &Telegram,
     dm_scope: DmScope,
     bot: &Bot,
@@ -193,9 +277,13 @@ pub fn decide(
         return Decision::Ignore("not from a person");
     };
     let sender = from.id.to_string();
-    let text =
-        message.text.as_deref().filter(|text| !text.is_empty()).or(message.caption.as_deref()).unwrap_or_default();
+    let album =
+        || std::iter::once(message).chain(parts.iter().filter_map(|part| part.message.as_ref()).take(MAX_ALBUM));
+    // The words of an album stand under one of its pictures, mostly the first.
+    let text = album().find_map(Message::words).unwrap_or_default();
     let text: String = text.chars().filter(|c| *c != '\0').take(MAX_CHARS).collect();
+    let pictures: Vec<String> = album().filter_map(|part| picture(part, settings.media_max_bytes)).collect();
+    let unread = album().find_map(|part| unread(part, &pictures));
     let label = name(from);
     match message.chat.kind.as_str() {
         "private" => {
@@ -213,7 +301,8 @@ pub fn decide(
                 _ => {}
             }
             let key = SessionKey::direct(dm_scope, "telegram", "default", &sender);
-            ask(key, text.trim(), picture(message, settings.media_max_bytes), label, None, place)
+            let heard = Heard { text: text.trim(), fact: fact(message), pictures, unread, complain: true };
+            ask(key, heard, label, None, place)
         }
         "group" | "supergroup" => {
             let group = match group(settings, message.chat.id) {
@@ -240,7 +329,8 @@ pub fn decide(
             if command.starts_with('/') && command.contains('@') {
                 return Decision::Ignore("a command for another bot");
             }
-            if group.require_mention && !mentioned && !answers_bot {
+            let is_named = || settings.mention_patterns.iter().any(|pattern| pattern.is_match(&text));
+            if group.require_mention && !mentioned && !answers_bot && !is_named() {
                 return Decision::Ignore("the bot is not mentioned");
             }
             let thread = message.message_thread_id.filter(|_| message.is_topic_message);
@@ -249,29 +339,91 @@ pub fn decide(
             let title = message.chat.title.as_deref().unwrap_or(&chat);
             let title = title.chars().filter(|c| !c.is_control()).take(MAX_NAME_CHARS).collect();
             let place = Place { chat, thread, reply_to: Some(message.message_id), message_id: message.message_id };
-            ask(key, text.trim(), picture(message, settings.media_max_bytes), title, Some(label), place)
+            // What people show each other is not for the bot to remark on.
+            let heard = Heard { text: text.trim(), fact: fact(message), pictures, unread, complain: answers_bot };
+            ask(key, heard, title, Some(label), place)
         }
         _ => Decision::Ignore("not a chat of people"),
     }
 }
 
-fn ask(
-    key: SessionKey,
-    text: &str,
-    picture: Option<String>,
-    label: String,
-    sender: Option<String>,
-    place: Place,
-) -> Decision {
+/// What there is in a message.
+struct Heard<'a> {
+    text: &'a str,
+    /// What else it says that has words.
+    fact: Option<String>,
+    pictures: Vec<String>,
+    /// What came along and can't be read here, in the plural.
+    unread: Option<&'static str>,
+    /// Its author is told when there is nothing but that.
+    complain: bool,
+}
+
+fn ask(key: SessionKey, heard: Heard<'_>, label: String, sender: Option<String>, place: Place) -> Decision {
+    let Heard { text, fact, pictures, unread, complain } = heard;
     // `/new@bot` is how groups write it.
     let command = text.split_whitespace().next().unwrap_or_default();
-    match command.split('@').next().unwrap_or_default() {
-        "" if picture.is_none() => Decision::Ignore("nothing to read in it"),
-        "/start" => Decision::Greet(place),
-        "/new" | "/reset" => Decision::Reset(key, place),
-        "/stop" => Decision::Stop(key, place),
-        _ => Decision::Ask { key, text: text.to_owned(), picture, label, sender, place },
+    match (command.split('@').next().unwrap_or_default(), unread) {
+        ("", Some(what)) if pictures.is_empty() && fact.is_none() && complain => Decision::Unread(place, what),
+        ("", _) if pictures.is_empty() && fact.is_none() => Decision::Ignore("nothing to read in it"),
+        ("/start", _) => Decision::Greet(place),
+        ("/new" | "/reset", _) => Decision::Reset(key, place),
+        ("/stop", _) => Decision::Stop(key, place),
+        _ => {
+            let mut text = text.to_owned();
+            let note = unread.map(|what| format!("[something came along that can't be read here: {what}]"));
+            for more in fact.into_iter().chain(note) {
+                if !text.is_empty() {
+                    text.push('\n');
+                }
+                text.push_str(&more);
+            }
+            Decision::Ask { key, text, pictures, label, sender, place }
+        }
     }
+}
+
+impl Message {
+    /// Its text, or the one under its picture.
+    fn words(&self) -> Option<&str> {
+        [&self.text, &self.caption].into_iter().filter_map(Option::as_deref).find(|text| !text.trim().is_empty())
+    }
+}
+
+/// What a message says without words that can be put into some.
+fn fact(message: &Message) -> Option<String> {
+    let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_FACT_CHARS).collect::<String>();
+    if let Some(contact) = &message.contact {
+        let family = contact.last_name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+        return Some(short(&format!("[contact: {}{family}, {}]", contact.first_name, contact.phone_number)));
+    }
+    // A venue has its location beside it.
+    let at = message.location.map(|at| format!("{:.6}, {:.6}", at.latitude, at.longitude));
+    match (&message.venue, at) {
+        (Some(venue), at) => {
+            let at = at.map(|at| format!(", {at}")).unwrap_or_default();
+            return Some(short(&format!("[place: {}, {}{at}]", venue.title, venue.address)));
+        }
+        (None, Some(at)) => return Some(format!("[location: {at}]")),
+        (None, None) => {}
+    }
+    let emoji = message.sticker.as_ref()?.emoji.as_deref()?;
+    Some(short(&format!("[sticker: {emoji}]")))
+}
+
+/// What of a message can't be read here, in the plural.
+fn unread(message: &Message, pictures: &[String]) -> Option<&'static str> {
+    let kinds = [
+        (message.voice.is_some(), "voice messages"),
+        (message.audio.is_some(), "audio files"),
+        (message.video.is_some(), "videos"),
+        (message.video_note.is_some(), "video messages"),
+        (message.animation.is_some(), "animations"),
+        (message.poll.is_some(), "polls"),
+        (message.document.is_some() && pictures.is_empty(), "files other than pictures"),
+        (message.sticker.is_some() && fact(message).is_none(), "stickers"),
+    ];
+    kinds.into_iter().find_map(|(is_there, kind)| is_there.then_some(kind))
 }
 
 /// The picture of a message: the largest that is not too large, or else the smallest, of which it is said that it is.
@@ -352,7 +504,7 @@ mod tests {
         let update = json!({"update_id": 1, "message": message});
         let update: Update = serde_json::from_value(update).unwrap();
         let bot = Bot { id: 99, username: "HomeBot".into() };
-        decide(&update, &settings(&extra), DmScope::PerChannelPeer, &bot, |_| approved)
+        decide(&update, &[], &settings(&extra), DmScope::PerChannelPeer, &bot, |_| approved)
     }
 
     fn private(text: &str) -> Value {
@@ -428,7 +580,7 @@ mod tests {
             message["photo"] = photo;
             message["caption"] = caption;
             match decided(all(), message, false) {
-                Decision::Ask { picture, text, .. } => Some((picture.unwrap_or_default(), text)),
+                Decision::Ask { pictures, text, .. } => Some((pictures.concat(), text)),
                 _ => None,
             }
         };
@@ -439,9 +591,74 @@ mod tests {
         assert_eq!(with(json!([size("../x", 90, Value::Null)]), Value::Null), None);
         let mut message = private("");
         message["document"] = json!({"file_id": "d", "mime_type": "image/png"});
-        assert!(matches!(decided(all(), message.clone(), false), Decision::Ask { picture: Some(_), .. }));
+        assert!(matches!(decided(all(), message.clone(), false), Decision::Ask { pictures, .. } if pictures == ["d"]));
         message["document"] = json!({"file_id": "d", "mime_type": "application/pdf"});
-        assert!(matches!(decided(all(), message, false), Decision::Ignore(_)));
+        assert!(matches!(decided(all(), message, false), Decision::Unread(..)));
+    }
+
+    #[test]
+    fn an_album_is_one_question_with_all_its_pictures() {
+        let part = |id: i64, caption: Value| -> Update {
+            let mut message = private("");
+            message["photo"] = json!([{"file_id": format!("p{id}"), "width": 9, "height": 9}]);
+            message["caption"] = caption;
+            message["media_group_id"] = json!("g");
+            serde_json::from_value(json!({"update_id": id, "message": message})).unwrap()
+        };
+        let (first, rest) = (part(1, Value::Null), [part(2, json!("which one?")), part(3, Value::Null)]);
+        let open = settings(&json!({"dmPolicy": "open", "allowFrom": ["*"]}));
+        let Decision::Ask { text, pictures, .. } =
+            decide(&first, &rest, &open, DmScope::Main, &Bot::default(), |_| false)
+        else {
+            panic!("it is asked")
+        };
+        assert_eq!((text.as_str(), pictures), ("which one?", vec!["p1".into(), "p2".into(), "p3".into()]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_to_be_so_and_what_has_words_is_put_into_them() {
+        let all = || json!({"dmPolicy": "open", "allowFrom": ["*"], "groups": {"-7": {"requireMention": false}}});
+        let with = |mut message: Value, key: &str, value: Value| {
+            message[key] = value;
+            decided(all(), message, false)
+        };
+        for (key, what) in
+            [("voice", "voice messages"), ("video", "videos"), ("audio", "audio files"), ("poll", "polls")]
+        {
+            assert!(
+                matches!(with(private(""), key, json!({"file_id": "x"})), Decision::Unread(_, said) if said == what)
+            );
+            let group = with(in_group(""), key, json!({"file_id": "x"}));
+            assert!(matches!(group, Decision::Ignore(_)), "nobody spoke to it");
+        }
+        let said = |decision: Decision| match decision {
+            Decision::Ask { text, .. } => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            said(with(private("hear this"), "voice", json!({}))),
+            "hear this\n[something came along that can't be read here: voice messages]"
+        );
+        let at = json!({"latitude": 52.5, "longitude": 13.25});
+        assert_eq!(said(with(private(""), "location", at)), "[location: 52.500000, 13.250000]");
+        assert_eq!(said(with(private(""), "sticker", json!({"emoji": "👍"}))), "[sticker: 👍]");
+        let ann = json!({"phone_number": "+49 1", "first_name": "Ann"});
+        assert_eq!(said(with(private(""), "contact", ann)), "[contact: Ann, +49 1]");
+    }
+
+    #[test]
+    fn a_group_may_call_the_bot_by_a_pattern() {
+        let text = r#"{messages: {groupChat: {mentionPatterns: ["\\bhal\\b", "(", "клешня"]}},
+            channels: {telegram: {botToken: "1:a", groups: {"-7": {}}, allowFrom: ["*"]}}}"#;
+        let document = crate::config::raw::Document::parse(text).unwrap();
+        let decoded = crate::config::decode::decode(&document, &crate::config::Environment::default()).unwrap();
+        assert_eq!(decoded.notices.len(), 1, "what is no pattern is said to be none");
+        let settings = decoded.config.flow.telegram.unwrap();
+        for (text, is_asked) in [("HAL, open the door", true), ("halt", false), ("Клешня?", true), ("(", false)] {
+            let update = serde_json::from_value(json!({"update_id": 1, "message": in_group(text)})).unwrap();
+            let decision = decide(&update, &[], &settings, DmScope::Main, &Bot::default(), |_| false);
+            assert_eq!(matches!(decision, Decision::Ask { .. }), is_asked, "{text}: {decision:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::api::ApiError;
 use super::poll::pause;
-use super::{Account, CHANNEL, receive, while_on};
+use super::{Account, CHANNEL, album, while_on};
 use crate::channels::Channels;
 use crate::rpc::error::RpcError;
 use crate::secret::Secret;
@@ -131,7 +131,7 @@ pub async fn take_update(channels: &Channels, webhook: &Webhook, update: Value) 
     if account.health().bot.is_none() {
         return Err(RpcError::unavailable("the bot is not known yet").retryable(true));
     }
-    receive::all(channels, account, vec![update]).await
+    album::gather(channels, account, update).await
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::flow::{
-    Agents, Api, AuthProfiles, DmPolicy, DmScope, Flow, Group, GroupPolicy, Model, Models, Provider, Streaming,
-    Telegram,
+    Agents, Api, AuthProfiles, DmPolicy, DmScope, Flow, Group, GroupPolicy, Model, Models, Pattern, Provider,
+    Streaming, Telegram,
 };
 use super::super::key_path::KeyPath;
 use super::super::keyword::Keyword as _;
@@ -15,6 +15,8 @@ use super::{Problem, Reader, Section};
 
 /// Telegram's own limit of one message.
 const TELEGRAM_TEXT: u64 = 4096;
+/// Patterns by which a bot is called.
+const MAX_PATTERNS: usize = 64;
 
 impl<'a> Reader<'a> {
     pub(super) fn flow(&mut self, root: &Section<'a>) -> Flow {
@@ -27,8 +29,33 @@ impl<'a> Reader<'a> {
             models: self.models(&models),
             agents: self.agents(&defaults),
             dm_scope: self.keyword(&session, "dmScope", |_| None).unwrap_or(DmScope::Main),
-            telegram: telegram.map(|section| self.telegram(&section)),
+            telegram: telegram.map(|section| {
+                let mention_patterns = self.mention_patterns(root, &agents);
+                Telegram { mention_patterns, ..self.telegram(&section) }
+            }),
         }
+    }
+
+    /// The agent's own patterns, where it has any: an empty list of its own means none.
+    fn mention_patterns(&mut self, root: &Section<'a>, agents: &Section<'a>) -> Vec<Pattern> {
+        let (entries, messages) = (self.section(agents, "entries"), self.section(root, "messages"));
+        let main = self.section(&entries, "main");
+        let own = self.section(&main, "groupChat");
+        let all = self.section(&messages, "groupChat");
+        let chosen = if own.get("mentionPatterns").is_some() { own } else { all };
+        let mut patterns = Vec::new();
+        for (path, node) in self.elements(&chosen, "mentionPatterns") {
+            let Some(text) = self.string(path.clone(), node) else { continue };
+            match Pattern::parse(&text) {
+                _ if patterns.len() == MAX_PATTERNS => {
+                    self.notice(path, node, format!("is left out: {MAX_PATTERNS} patterns are taken at most"));
+                    break;
+                }
+                Ok(pattern) => patterns.push(pattern),
+                Err(why) => self.notice(path, node, format!("is no regular expression and is left out: {why}")),
+            }
+        }
+        patterns
     }
 
     fn auth_profiles(&mut self, s: &Section<'a>) -> AuthProfiles {
@@ -115,7 +142,13 @@ impl<'a> Reader<'a> {
             }
         };
         let timeout = self.integer(s, "timeoutSeconds", 1..=7 * 24 * 3600).map(Duration::from_secs);
-        Agents { primary, fallbacks, timeout: timeout.unwrap_or(default.timeout) }
+        let at_once = self.integer(s, "maxConcurrent", 1..=4096).and_then(|runs| usize::try_from(runs).ok());
+        Agents {
+            primary,
+            fallbacks,
+            timeout: timeout.unwrap_or(default.timeout),
+            max_concurrent: at_once.unwrap_or(default.max_concurrent),
+        }
     }
 
     fn telegram(&mut self, s: &Section<'a>) -> Telegram {
@@ -157,6 +190,7 @@ impl<'a> Reader<'a> {
                 .and_then(|port| u16::try_from(port).ok())
                 .unwrap_or(8787),
             webhook_cert_path: self.path(s, "webhookCertPath"),
+            mention_patterns: Vec::new(),
             streaming: self.streaming(s),
             media_max_bytes: self.integer(s, "mediaMaxMb", 1..=2000).unwrap_or(100) * 1_000_000,
         }
