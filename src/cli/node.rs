@@ -105,9 +105,9 @@ pub(super) struct RunFlags {
 enum Exec {
     /// Nothing
     Deny,
-    /// What exec-approvals.json lists
+    /// What exec-approvals.json lists, and nothing else, whatever the gateway says
     Allowlist,
-    /// That, and what a person has approved on the gateway (the default)
+    /// That, and what the gateway says that a person has approved (the default)
     Ask,
     /// Everything: whoever controls the gateway controls this machine
     Full,
@@ -595,7 +595,7 @@ fn introduce(
     let list = policy_file.display();
     let runs = match flags.exec {
         Some(Exec::Deny) => "nothing (--exec deny)".to_owned(),
-        Some(Exec::Allowlist) => format!("what {list} lists (--exec allowlist)"),
+        Some(Exec::Allowlist) => format!("what {list} lists, and nothing else (--exec allowlist)"),
         Some(Exec::Ask) => format!("what a person approves there, and what {list} lists (--exec ask)"),
         Some(Exec::Full) => "whatever the gateway asks for (--exec full)".to_owned(),
         None if policy_file.exists() => format!("what {list} allows"),
