@@ -1,13 +1,14 @@
 //! This machine as a node: what it offers to a gateway, and what it does when it is asked.
 //!
-//! It answers `system.which`, `system.run.prepare`, `system.run` and `system.execApprovals.get` with the parameters and
-//! results of the incumbent's node host. It decides for itself what it runs ([`policy`]), whatever the gateway says;
-//! every command is bounded ([`run`]: time, output, environment), their number is, too, and none outlives the connection
-//! that asked for it. It knows nothing of terminals and of how the connection came about.
+//! It answers `system.which`, `system.run.prepare`, `system.run`, `system.execApprovals.get`, and on a desktop
+//! `system.notify`, with the parameters and results of the incumbent's node host. What it runs is decided here, by a
+//! [`policy`] of its own; every command is bounded ([`run`]: time, output, environment), their number is, too, and none
+//! outlives the connection that asked for it. It knows nothing of terminals and of how the connection came about.
 //!
 //! Start at [`NodeHost::new`]; the way in is [`NodeHost::hear`], which takes the events of a connection.
 
 pub mod environment;
+mod notify;
 mod operands;
 pub mod plan;
 pub mod policy;
@@ -50,7 +51,8 @@ const EVENT_TAIL_BYTES: usize = 20_000;
 const MAX_NAMES: usize = 256;
 
 /// Every command that there is, in the order in which they are declared.
-pub const COMMANDS: [&str; 4] = ["system.run.prepare", "system.run", "system.which", "system.execApprovals.get"];
+pub const COMMANDS: [&str; 5] =
+    ["system.run.prepare", "system.run", "system.which", "system.execApprovals.get", "system.notify"];
 
 /// What this machine offers, and on which terms.
 #[derive(Clone, Debug)]
@@ -115,13 +117,20 @@ impl NodeHost {
         Self { inner: Arc::new(Inner { options, note: Box::new(note) }), running: HashMap::new() }
     }
 
-    /// The commands that it offers now. Where nothing may run, nothing that runs is offered.
+    /// The commands that it offers now. Where nothing may run, nothing that runs is offered; where nothing shows
+    /// notifications, none are.
     pub fn commands(&self) -> Vec<String> {
         let runs = match self.inner.options.approvals() {
             Ok(approvals) => approvals.rules(None, self.inner.options.mode).security != Security::Deny,
             Err(_) => false,
         };
-        let offered = COMMANDS.into_iter().filter(|command| runs || !command.starts_with("system.run"));
+        let shows = self.inner.options.notifier().is_some();
+        let is_offered = |command: &&str| match *command {
+            "system.run" | "system.run.prepare" => runs,
+            "system.notify" => shows,
+            _ => true,
+        };
+        let offered = COMMANDS.into_iter().filter(is_offered);
         offered.map(str::to_owned).collect()
     }
 
@@ -271,6 +280,11 @@ impl Options {
         }
     }
 
+    /// What shows notifications.
+    fn notifier(&self) -> Option<PathBuf> {
+        notify::notifier(&self.environment, self.path())
+    }
+
     fn path(&self) -> &str {
         self.environment.get("PATH").map_or(environment::DEFAULT_PATH, String::as_str)
     }
@@ -283,6 +297,7 @@ impl Inner {
             "system.run.prepare" => self.prepare(request),
             "system.which" => self.which(request),
             "system.execApprovals.get" => self.policy(),
+            "system.notify" => self.notify(request).await,
             _ => Err(unavailable("command not supported")),
         };
         (self.note)(Note::Answered { command: request.command.clone() });
@@ -303,6 +318,16 @@ impl Inner {
         let find = |name: &String| Some((name.clone(), json!(plan::which(name.trim(), path)?.to_str()?)));
         let found: serde_json::Map<_, _> = bins.iter().filter_map(find).collect();
         Ok(json!({ "bins": found }).to_string())
+    }
+
+    /// `{"title":"t","body":"b","priority":"active"}` to `{"ok":true}`, when the desktop has taken it.
+    async fn notify(&self, request: &InvokeRequest) -> Answer {
+        let notification: notify::Notification = params(request)?;
+        let environment = environment::of_command(self.options.environment.clone(), &BTreeMap::new(), false);
+        let environment = environment.map_err(unavailable)?;
+        let shown = notification.show(self.options.notifier().as_deref(), &environment).await;
+        shown.map_err(|(code, message)| NodeError { code: code.into(), message })?;
+        Ok(json!({"ok": true}).to_string())
     }
 
     /// The policy's document: `{path, exists, hash, file}`.
@@ -405,7 +430,8 @@ impl Inner {
             reason: Some(why.reason()),
             error: unavailable(format!("{why}{more}")),
         };
-        let permit = rules.decide(named, approved).map_err(|why| refused(why, ""))?;
+        let because = || rules.why_not(named).map(|why| format!(" ({why})")).unwrap_or_default();
+        let permit = rules.decide(named, approved).map_err(|why| refused(why, &because()))?;
         // The list says nothing about variables that make a program do something else.
         let meant = asked.env.as_ref().map(environment::not_of_display).unwrap_or_default();
         if permit == Permit::Listed && !meant.is_empty() {
@@ -650,7 +676,7 @@ mod tests {
             let (inner, _folder) = inner(mode, policy);
             NodeHost { inner: Arc::new(inner), running: HashMap::new() }.commands()
         };
-        assert_eq!(offered(None, None), COMMANDS);
+        assert_eq!(offered(None, None), COMMANDS[..4], "nothing shows notifications here");
         for (mode, policy) in [
             (Some(Mode::Deny), None),
             (None, Some("{")),

@@ -238,15 +238,33 @@ impl Rules {
         }
     }
 
-    fn lists(&self, program: Program<'_>) -> bool {
-        let Some(path) = program.path.to_str().filter(|path| path.starts_with('/')) else { return false };
+    /// Why a program is not on the list although an entry is about it, for whoever wrote the entry.
+    pub fn why_not(&self, program: Program<'_>) -> Option<&'static str> {
         let kind = Kind::of(program.name, program.path, program.real);
-        if kind == Kind::RunsOthers {
-            return false;
+        let is_about = self.security == Security::Allowlist && self.matches(program, |_| true);
+        match kind {
+            Kind::RunsOthers if is_about => Some("no entry allows shells and programs that run others"),
+            Kind::Versatile if is_about && !self.lists(program) => {
+                Some("it can run others or write any file: only an entry without * and ? allows it")
+            }
+            _ => None,
         }
+    }
+
+    fn lists(&self, program: Program<'_>) -> bool {
+        match Kind::of(program.name, program.path, program.real) {
+            Kind::RunsOthers => false,
+            Kind::Versatile => self.matches(program, |pattern| !pattern.contains(['*', '?'])),
+            Kind::Plain => self.matches(program, |_| true),
+        }
+    }
+
+    /// Whether an entry is about a program, of those whose pattern counts.
+    fn matches(&self, program: Program<'_>, counts: impl Fn(&str) -> bool) -> bool {
+        let Some(path) = program.path.to_str().filter(|path| path.starts_with('/')) else { return false };
         self.allowlist.iter().filter(|entry| entry.arg_pattern.is_none()).any(|entry| {
             let pattern = entry.pattern.trim();
-            if kind == Kind::Versatile && pattern.contains(['*', '?']) {
+            if !counts(pattern) {
                 return false;
             }
             match (pattern.strip_prefix("~/"), program.home) {
@@ -396,6 +414,9 @@ mod tests {
         // Called by another name.
         assert!(rules.decide(program("tool", "/bin/bash"), false).is_err());
         assert!(rules.decide(program("cat", "/bin/cat"), false).is_ok());
+        assert!(rules.why_not(program("sh", "/bin/sh")).unwrap().contains("shells"));
+        assert_eq!(rules.why_not(program("cat", "/bin/cat")), None);
+        assert_eq!(listed(&["cat"]).rules(None, None).why_not(program("sh", "/bin/sh")), None, "nobody listed it");
     }
 
     #[test]
@@ -436,6 +457,8 @@ mod tests {
                 listed(&[pattern]).rules(None, Some(Mode::Allowlist)).decide(program(name, &path), false).is_ok()
             };
             assert!(allows(&path) && allows(name), "{name}");
+            let rules = listed(&["**"]).rules(None, None);
+            assert!(rules.why_not(program(name, &path)).unwrap().contains("without * and ?"), "{name}");
             for glob in ["**", "/usr/bin/*", "/usr/**", &format!("{}?", &name[..name.len() - 1]), "*"] {
                 assert!(!allows(glob), "{glob} does not allow {name}");
             }

@@ -1,5 +1,5 @@
-//! Contract 4.12: the tunnel as a service, where no service manager runs (as in a test), and its file before the eyes of
-//! the manager's own tool.
+//! Contract 4.12: the tunnel as a service, and the node host likewise, where no service manager runs (as in a test), and
+//! its file before the eyes of the manager's own tool.
 
 use std::path::Path;
 use std::process::Command;
@@ -81,4 +81,15 @@ fn the_entry_for_openssh_is_printed_and_added_once() {
         assert!(read.contains("hostname gw.example\n") && read.contains("port 2222\n"), "{read}");
         assert!(read.contains("localforward 18790 [127.0.0.1]:18789\n"), "{read}");
     }
+}
+
+#[test]
+fn a_nodes_service_goes_to_the_gateway_that_the_terminal_names() {
+    let print = |name: &'static str, value: &str| {
+        let account = Account::new().env(name, value);
+        account.ok(&["node", "install", "--print", "--exec", "deny"])
+    };
+    let unit = print("OPENCLAW_GATEWAY_PORT", "19999");
+    assert!(unit.contains("\"--port\" \"19999\"") || unit.contains("<string>19999</string>"), "{unit}");
+    assert!(!print("NO_COLOR", "1").contains("--port"));
 }

@@ -17,7 +17,7 @@ pub enum SshFailure {
         /// File and line of the known key, as `ssh` says: a host that may write to its standard error can say it, too.
         place: Option<(PathBuf, usize)>,
         /// The command that forgets the known key; `None` when `ssh` does not say where it keeps it.
-        forget: Option<String>,
+        forget: Option<Box<str>>,
     },
     /// The host's key is not known, and only known ones are taken.
     #[error("the SSH host's key is not known on this machine")]

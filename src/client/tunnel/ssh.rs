@@ -249,7 +249,7 @@ impl Ssh {
             let files = self.known_hosts().await;
             // A file that `ssh` does not look into was named by somebody else.
             *place = place.take().filter(|(path, _)| files.as_ref().is_some_and(|files| files.looks_into(path)));
-            *forget = files.map(|files| files.forget(place.as_ref().map(|(path, _)| path.as_path())));
+            *forget = files.map(|files| files.forget(place.as_ref().map(|(path, _)| path.as_path())).into());
             if let Some((path, line)) = place {
                 *known = fingerprint_in(path, *line).await;
             }
