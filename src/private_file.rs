@@ -1,9 +1,14 @@
 //! Files that hold secrets: mode 0600, whole or not at all.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::id;
 
@@ -14,6 +19,31 @@ pub(crate) enum Existing {
     Keep,
     /// It is replaced.
     Replace,
+}
+
+/// How long another program may hold a folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Has a folder for itself until the handle is dropped, among those who ask for it here; made where it is missing. It is
+/// the folder that is locked, for a file's name is another file after each write.
+///
+/// # Errors
+/// It cannot be had, or another program does not give it away.
+pub(crate) fn lock_folder(folder: &Path) -> io::Result<File> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let handle = File::open(folder)?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(handle),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Err(Errno::WOULDBLOCK) => {
+                let busy = format!("another program holds {}", folder.display());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, busy));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Writes a file of mode 0600 in a folder of mode 0700, whole or not at all.

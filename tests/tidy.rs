@@ -37,7 +37,8 @@ static LAYERS: [Layer; 6] = [
         Room("qr", ""),
         Room("nodes::policy", ""),
         Room("nodes::surface", "nodes::policy"),
-        Room("node_host::policy", ""),
+        Room("node_host::programs", ""),
+        Room("node_host::policy", "node_host::programs"),
         Room("node_host::environment", ""),
         Room("sessions::message", ""),
         Room("sessions::key", "config"),
@@ -65,7 +66,7 @@ static LAYERS: [Layer; 6] = [
         Room("config::load", "config"),
         Room("config::snapshot", "config config::load"),
         Room("client", "private_file ws auth config config::load task"),
-        Room("node_host", "task client node_host::policy node_host::environment"),
+        Room("node_host", "task client node_host::policy node_host::environment node_host::programs"),
     ]},
     Layer { name: "3 drivers", pure: false, rooms: &[
         Room("hub", "auth hub::outbox"),

@@ -459,6 +459,7 @@ impl Course<'_> {
                     cwd,
                     node_id: Some(node_id),
                     session_key: Some(self.live.key.to_string()),
+                    mutable_file_operand: None,
                 };
                 match self.exec(command, timeout_ms, &key).await {
                     Ok(payload) => (text(payload.to_string()), false),
@@ -485,6 +486,8 @@ impl Course<'_> {
                 .filter(|argv: &Vec<String>| !argv.is_empty())
                 .ok_or("the node's plan has no argv")?;
             command.cwd = plan["cwd"].as_str().map(str::to_owned);
+            command.mutable_file_operand = serde_json::from_value(plan["mutableFileOperand"].clone())
+                .map_err(|error| format!("the node's plan: mutableFileOperand: {error}"))?;
         }
         let folder = command.cwd.as_ref().map_or(0, String::len);
         if command.command_argv.iter().map(String::len).sum::<usize>() + folder > MAX_COMMAND_BYTES {

@@ -1,7 +1,7 @@
 //! Standing grants: a person's word that the same command may run again without being asked for.
 //!
-//! A grant is for one command: program and arguments to the byte, the folder, the node. Another byte, and a person is
-//! asked. It is on disk before anybody is told of it, lives until it lapses or is revoked, and each use is noted before
+//! A grant is for one command: program and arguments to the byte, the folder, the node, and the content of the scripts
+//! among the arguments, where the node has found any in its plan. Another byte, and a person is asked. It is on disk before anybody is told of it, lives until it lapses or is revoked, and each use is noted before
 //! the command runs: whoever was told that a grant is revoked was told the truth.
 
 use rusqlite::{Connection, OptionalExtension};

@@ -54,7 +54,13 @@ fn request(approvals: &Approvals, call: Call<'_>) -> Result<Outcome, RpcError> {
         .ok_or_else(|| {
             RpcError::invalid("invalid exec.approval.request params: needs command or commandArgv of 16 KiB at most")
         })?;
-    let command = Command { command_argv, cwd: params.cwd, node_id: params.node_id, session_key: params.session_key };
+    let command = Command {
+        command_argv,
+        cwd: params.cwd,
+        node_id: params.node_id,
+        session_key: params.session_key,
+        mutable_file_operand: None,
+    };
     let (now, timeout) = (call.now(), params.timeout_ms.map(Duration::from_millis));
     let (id, expires_at) = approvals.request(params.id, command, timeout, now)?;
     let accepted = json!({"id": id, "status": "accepted", "createdAtMs": now, "expiresAtMs": expires_at});

@@ -3,8 +3,8 @@
 //!
 //! The handle is [`Approvals`]. Whoever wants to run something asks ([`Approvals::request`]) with a [`Command`]; those
 //! who may approve hear of it and decide ([`methods`]); whoever runs it then takes the approval
-//! ([`Approvals::take`]) with the very same command: another argument, another folder, another node, a second time or
-//! too late, and there is none. Approvals live in memory: what a restart cuts off was not approved. Standing grants are on
+//! ([`Approvals::take`]) with the very same command: another argument, another folder, another node, a script of another
+//! content, a second time or too late, and there is none. Approvals live in memory: what a restart cuts off was not approved. Standing grants are on
 //! disk, and looked at before anybody is asked ([`Approvals::standing`]).
 
 pub mod grants;
@@ -50,6 +50,22 @@ pub struct Command {
     /// For which session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_key: Option<String>,
+    /// Scripts among the arguments, where the node that is to run it has found any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mutable_file_operand: Option<FileOperand>,
+}
+
+/// Files among a command's arguments that say what runs, as a node's plan has them: with another content it is another
+/// command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileOperand {
+    /// Which argument the first of them is.
+    pub argv_index: u64,
+    /// Its path.
+    pub path: String,
+    /// SHA-256 in hex, of its content or of whatever binds them all: the node compares it.
+    pub sha256: String,
 }
 
 impl Command {
@@ -337,6 +353,7 @@ mod tests {
             cwd: None,
             node_id: Some("aa".into()),
             session_key: None,
+            mutable_file_operand: None,
         }
     }
 
@@ -381,6 +398,23 @@ mod tests {
         assert_eq!(standing(&ls, NOW.plus(24 * 3600 * 1000)).await, None);
         approvals.tend(NOW.plus(40 * 24 * 3600 * 1000)).await.unwrap();
         assert!(approvals.grants().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_grant_for_a_script_lapses_with_its_content() {
+        let approvals = approvals();
+        let content = |sha256: &str| {
+            let operand = FileOperand { argv_index: 1, path: "/w/job.sh".into(), sha256: sha256.into() };
+            Command { mutable_file_operand: Some(operand), ..command(&["sh", "job.sh"]) }
+        };
+        approvals.request(Some("a".into()), content("aa"), None, NOW).unwrap();
+        approvals.grant("a", "op", None, NOW).await.unwrap();
+        assert!(!approvals.take("a", &content("bb"), NOW), "it was changed while a person thought about it");
+        assert!(approvals.take("a", &content("aa"), NOW));
+        let standing = async |command: &Command| approvals.standing(command, NOW).await.unwrap();
+        assert!(standing(&content("aa")).await.is_some());
+        assert_eq!(standing(&content("bb")).await, None);
+        assert_eq!(standing(&command(&["sh", "job.sh"])).await, None, "a node that does not say what is in it");
     }
 
     #[tokio::test]

@@ -105,9 +105,9 @@ pub(super) struct RunFlags {
 enum Exec {
     /// Nothing
     Deny,
-    /// What exec-approvals.json lists
+    /// What exec-approvals.json lists, and nothing else, whatever the gateway says
     Allowlist,
-    /// That, and what a person has approved on the gateway (the default)
+    /// That, and what the gateway says that a person has approved (the default)
     Ask,
     /// Everything: whoever controls the gateway controls this machine
     Full,
@@ -276,7 +276,8 @@ fn install(context: &Context, flags: &InstallFlags) -> Result<ExitCode, CliError
         ));
     }
     let services = services(context)?;
-    let text = services.text(context, "OpenClaw node host (clawgate)", run.arguments(), NEEDS_A_PERSON)?;
+    let arguments = run.of_a_service(&resolution).arguments();
+    let text = services.text(context, "OpenClaw node host (clawgate)", arguments, NEEDS_A_PERSON)?;
     if flags.print {
         context.output.print(text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
@@ -380,6 +381,18 @@ impl RunFlags {
         }
     }
 
+    /// The same for a service, which has not this terminal's environment: the gateway that was named there is named by a
+    /// flag.
+    fn of_a_service(&self, resolution: &Resolution) -> Self {
+        let mut flags = self.clone();
+        match resolution.url_source {
+            Source::Variable("OPENCLAW_GATEWAY_URL") => flags.url = Some(resolution.url.to_string()),
+            Source::Variable(_) => flags.port = Some(resolution.url.port()),
+            _ => {}
+        }
+        flags
+    }
+
     /// The command line of the same node, without secrets.
     fn arguments(&self) -> Vec<String> {
         let mut arguments = ["node", "run"].map(str::to_owned).to_vec();
@@ -410,7 +423,15 @@ impl RunFlags {
             )));
         }
         let is_wanted = |name: &String| wanted.is_empty() || wanted.contains(&name.as_str());
-        Ok(offered.into_iter().filter(is_wanted).collect())
+        let selected: Vec<String> = offered.into_iter().filter(is_wanted).collect();
+        if selected.is_empty() {
+            return Err(CliError::with_advice(
+                format!("--commands: {} cannot be offered here", wanted.join(", ")),
+                "system.run and system.run.prepare need a policy that lets something run (--exec, exec-approvals.json); \
+                 system.notify needs notify-send (libnotify) and a desktop session.",
+            ));
+        }
+        Ok(selected)
     }
 }
 
@@ -595,7 +616,7 @@ fn introduce(
     let list = policy_file.display();
     let runs = match flags.exec {
         Some(Exec::Deny) => "nothing (--exec deny)".to_owned(),
-        Some(Exec::Allowlist) => format!("what {list} lists (--exec allowlist)"),
+        Some(Exec::Allowlist) => format!("what {list} lists, and nothing else (--exec allowlist)"),
         Some(Exec::Ask) => format!("what a person approves there, and what {list} lists (--exec ask)"),
         Some(Exec::Full) => "whatever the gateway asks for (--exec full)".to_owned(),
         None if policy_file.exists() => format!("what {list} allows"),
@@ -798,7 +819,8 @@ mod tests {
         let all = || COMMANDS.map(str::to_owned).to_vec();
         assert_eq!(flags(&[]).select(all()).unwrap(), COMMANDS);
         assert_eq!(flags(&["system.which"]).select(all()).unwrap(), ["system.which"]);
-        assert!(flags(&["system.run"]).select(vec!["system.which".into()]).unwrap().is_empty());
+        let none = flags(&["system.notify"]).select(vec!["system.which".into()]).unwrap_err();
+        assert!(none.to_string().contains("system.notify cannot be offered here"), "{none}");
         assert!(flags(&["camera.snap"]).select(all()).unwrap_err().to_string().contains("camera.snap"));
     }
 }

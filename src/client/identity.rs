@@ -25,7 +25,7 @@ use super::url_policy::GatewayUrl;
 use crate::auth::device::{DeviceId, DeviceKey};
 use crate::clock::UnixMs;
 use crate::id::{self, base64_url};
-use crate::private_file::{Existing, write_private};
+use crate::private_file::{Existing, lock_folder, write_private};
 use crate::rpc::scope::Role;
 use crate::secret::Secret;
 
@@ -185,7 +185,7 @@ pub struct DeviceTokens {
 }
 
 /// `device-tokens.json`: gateway -> role -> token.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TokenFile {
     version: u32,
@@ -213,47 +213,69 @@ impl DeviceTokens {
     /// as empty: a gateway gives a new token to a device it knows.
     pub fn load(state_dir: &Path, identity: &Identity) -> Self {
         let path = state_dir.join("identity").join("device-tokens.json");
-        let device_id = identity.id().to_string();
-        let file = fs::read(&path)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<TokenFile>(&Zeroizing::new(text)).ok())
-            .filter(|file| file.version == 1 && file.device_id == device_id)
-            .unwrap_or(TokenFile { version: 1, device_id, gateways: BTreeMap::new() });
+        let file = TokenFile::read(&path, &identity.id().to_string());
         Self { path, file }
     }
 
-    /// The token for `role` on the gateway at `url`.
+    /// The token for `role` on the gateway at `url`, as it was when the file was last looked at.
     pub fn get(&self, url: &GatewayUrl, role: Role) -> Option<Secret> {
-        self.file.gateways.get(&url.to_string())?.get(role.as_str()).map(|stored| Secret::new(stored.token.as_str()))
+        self.file.get(url, role).map(|stored| Secret::new(stored.token.as_str()))
     }
 
-    /// Keeps a token that the gateway at `url` gave, and writes the file when that changes anything.
+    /// Keeps a token that the gateway at `url` gave, beside whatever is in the file by now.
     ///
     /// # Errors
     /// The file cannot be written. The token is good all the same.
     pub fn put(&mut self, url: &GatewayUrl, role: Role, token: &Secret, scopes: &[String]) -> io::Result<()> {
-        let roles = self.file.gateways.entry(url.to_string()).or_default();
-        if roles.get(role.as_str()).is_some_and(|stored| *stored.token == *token.expose() && stored.scopes == scopes) {
-            return Ok(());
-        }
-        let token = Zeroizing::new(token.expose().to_owned());
-        let stored = StoredToken { token, scopes: scopes.to_vec(), updated_at_ms: UnixMs::now() };
-        roles.insert(role.as_str().to_owned(), stored);
-        write_private(&self.path, Zeroizing::new(pretty(&self.file)).as_bytes(), Existing::Replace)
+        self.change(|file| {
+            let roles = file.gateways.entry(url.to_string()).or_default();
+            let same = |stored: &StoredToken| *stored.token == *token.expose() && stored.scopes == scopes;
+            if roles.get(role.as_str()).is_some_and(same) {
+                return false;
+            }
+            let token = Zeroizing::new(token.expose().to_owned());
+            let stored = StoredToken { token, scopes: scopes.to_vec(), updated_at_ms: UnixMs::now() };
+            roles.insert(role.as_str().to_owned(), stored);
+            true
+        })
     }
-}
 
-impl DeviceTokens {
-    /// Forgets a token that the gateway at `url` takes no more.
+    /// Forgets a token that the gateway at `url` takes no more. One that another program has put there since stays.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn forget(&mut self, url: &GatewayUrl, role: Role) -> io::Result<()> {
-        let gateway = self.file.gateways.get_mut(&url.to_string());
-        if gateway.is_none_or(|roles| roles.remove(role.as_str()).is_none()) {
-            return Ok(());
+        let Some(refused) = self.file.get(url, role).map(|stored| stored.token.clone()) else { return Ok(()) };
+        self.change(|file| {
+            if file.get(url, role).is_none_or(|stored| stored.token != refused) {
+                return false;
+            }
+            file.gateways.get_mut(&url.to_string()).is_some_and(|roles| roles.remove(role.as_str()).is_some())
+        })
+    }
+
+    /// Changes the file as it is now: other programs of this device write it, too. `change` says whether it did.
+    fn change(&mut self, change: impl FnOnce(&mut TokenFile) -> bool) -> io::Result<()> {
+        let _alone = lock_folder(self.path.parent().unwrap_or(Path::new(".")))?;
+        self.file = TokenFile::read(&self.path, &self.file.device_id);
+        if change(&mut self.file) {
+            write_private(&self.path, Zeroizing::new(pretty(&self.file)).as_bytes(), Existing::Replace)?;
         }
-        write_private(&self.path, Zeroizing::new(pretty(&self.file)).as_bytes(), Existing::Replace)
+        Ok(())
+    }
+}
+
+impl TokenFile {
+    fn read(path: &Path, device_id: &str) -> Self {
+        fs::read(path)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Self>(&Zeroizing::new(text)).ok())
+            .filter(|file| file.version == 1 && file.device_id == device_id)
+            .unwrap_or_else(|| Self { version: 1, device_id: device_id.to_owned(), gateways: BTreeMap::new() })
+    }
+
+    fn get(&self, url: &GatewayUrl, role: Role) -> Option<&StoredToken> {
+        self.gateways.get(&url.to_string())?.get(role.as_str())
     }
 }
 
@@ -318,5 +340,45 @@ mod tests {
         assert_eq!(mode(&state.path().join("identity/device-tokens.json")), 0o600);
         assert!(!format!("{tokens:?}").contains("\"t\""));
         assert!(DeviceTokens::load(state.path(), &Identity::ephemeral()).get(&a, Role::Operator).is_none());
+    }
+
+    #[test]
+    fn what_another_program_has_kept_or_forgotten_meanwhile_stays_so() {
+        let state = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(state.path()).unwrap();
+        let (a, b, c) = (GatewayUrl::loopback(1), GatewayUrl::loopback(2), GatewayUrl::loopback(3));
+        let load = || DeviceTokens::load(state.path(), &identity);
+        let token = |text: &str| Secret::new(text);
+        load().put(&a, Role::Node, &token("old"), &[]).unwrap();
+        load().put(&b, Role::Node, &token("b"), &[]).unwrap();
+        // One that runs for weeks, and one that comes and goes.
+        let (mut old, mut refused, mut other) = (load(), load(), load());
+        other.put(&c, Role::Operator, &token("c"), &[]).unwrap();
+        other.put(&a, Role::Node, &token("new"), &[]).unwrap();
+        other.forget(&b, Role::Node).unwrap();
+        old.put(&a, Role::Operator, &token("o"), &[]).unwrap();
+        assert!(load().get(&c, Role::Operator).unwrap().matches("c"));
+        assert!(load().get(&b, Role::Node).is_none(), "forgotten");
+        // What a gateway has refused is the token that this one knew, not the one that came since.
+        refused.forget(&a, Role::Node).unwrap();
+        assert!(load().get(&a, Role::Node).unwrap().matches("new"));
+    }
+
+    #[test]
+    fn two_at_a_time_lose_no_token() {
+        let state = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(state.path()).unwrap();
+        std::thread::scope(|scope| {
+            for port in 1..=8 {
+                let (state, identity) = (state.path(), &identity);
+                scope.spawn(move || {
+                    let url = GatewayUrl::loopback(port);
+                    DeviceTokens::load(state, identity).put(&url, Role::Node, &Secret::new("t"), &[]).unwrap();
+                });
+            }
+        });
+        let tokens = DeviceTokens::load(state.path(), &identity);
+        let kept = (1..=8).filter(|port| tokens.get(&GatewayUrl::loopback(*port), Role::Node).is_some()).count();
+        assert_eq!(kept, 8);
     }
 }

@@ -171,8 +171,7 @@ impl Link {
                     }
                     Err(error) => {
                         self.failures += 1;
-                        self.floor =
-                            error.refusal().and_then(|refusal| refusal.retry_after_ms).map(Duration::from_millis);
+                        self.floor = error.refusal().and_then(refused_wait);
                         let again_in = self.wait();
                         self.phase = Phase::Waiting(Instant::now() + again_in);
                         Some(Update::Failed { error: Box::new(error), again_in })
@@ -207,6 +206,12 @@ fn asked_wait(payload: &str) -> Option<Duration> {
     let shutdown: Shutdown = serde_json::from_str(payload).ok()?;
     let ms = shutdown.retry_after_ms.or(shutdown.restart_expected_ms)?;
     Some(Duration::from_millis(ms.min(LONGEST_MS)))
+}
+
+/// How long a gateway that refuses wants to be left alone: it locks out for minutes, not for hours.
+fn refused_wait(refusal: &RemoteError) -> Option<Duration> {
+    const LONGEST_MS: u64 = 600_000;
+    Some(Duration::from_millis(refusal.retry_after_ms?.min(LONGEST_MS)))
 }
 
 /// Whether the same attempt would fail again until somebody does something. A wrong secret sent again and again would
@@ -273,6 +278,13 @@ mod tests {
         assert!(!refusal_needs_a_person(&refusal(json!({"code": "AUTH_RATE_LIMITED"}), Some(300_000)), true));
         let unpaused = json!({"code": "AUTH_SCOPE_MISMATCH", "pauseReconnect": false});
         assert!(!refusal_needs_a_person(&refusal(unpaused, None), true));
+    }
+
+    #[test]
+    fn no_refusal_keeps_a_client_away_for_good() {
+        assert_eq!(refused_wait(&refusal(json!({}), Some(300_000))), Some(Duration::from_secs(300)));
+        assert_eq!(refused_wait(&refusal(json!({}), Some(u64::MAX))), Some(Duration::from_secs(600)));
+        assert_eq!(refused_wait(&refusal(json!({}), None)), None);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! A command inherits this process's variables but those that make programs load or run something else, or that are
 //! the gateway's own secrets. What a caller sets beside them is checked against a longer list, and one name of that
-//! list refuses the whole command: a variable that is quietly left out would be a command that does something else.
+//! list refuses the whole command: a variable that is quietly left out would be a command that does something else. No
+//! list knows all that programs understand, so a command that no person has approved is set nothing but how it talks
+//! ([`not_of_display`]).
 
 use std::collections::BTreeMap;
 
@@ -12,18 +14,22 @@ const NEVER: &[&str] = &[
     // Shells.
     "BASHOPTS", "BASH_ENV", "CONFIG_SHELL", "CONFIG_SITE", "ENV", "FPATH", "IFS", "KSH_ENV", "PROMPT_COMMAND", "PS4",
     "SHELLOPTS", "RUBYSHELL",
+    // Programs that others call by themselves.
+    "APT_CONFIG", "GIT_TRACE", "GIT_TRACE2", "GIT_TRACE2_EVENT", "MANOPT", "MANROFFOPT", "MANROFFSEQ", "PSQLRC",
+    "PSQL_EDITOR", "RIPGREP_CONFIG_PATH", "RSYNC_CONNECT_PROG", "RSYNC_RSH", "SYSTEMD_EDITOR", "SYSTEMD_PAGER",
+    "TAR_OPTIONS", "TEXINPUTS", "UNZIP", "UNZIPOPT", "ZIPOPT",
     // Interpreters and virtual machines.
     "CATALINA_OPTS", "CORECLR_PROFILER", "DOTNET_ADDITIONAL_DEPS", "DOTNET_STARTUP_HOOKS", "ELIXIR_ERL_OPTIONS",
     "EMACSLOADPATH", "ERL_AFLAGS", "ERL_FLAGS", "ERL_ZFLAGS", "JAVA_OPTS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS",
     "_JAVA_OPTIONS", "LUA_INIT", "LUA_INIT_5_1", "LUA_INIT_5_2", "LUA_INIT_5_3", "LUA_INIT_5_4", "NODE_OPTIONS",
     "NODE_PATH", "NODE_REDIRECT_WARNINGS", "NODE_REPL_EXTERNAL_MODULE", "NODE_REPL_HISTORY", "NODE_V8_COVERAGE",
-    "PERL5LIB", "PERL5OPT", "PYTHONBREAKPOINT", "PYTHONHOME", "PYTHONPATH", "RUBYLIB", "RUBYOPT", "R_ENVIRON",
-    "R_ENVIRON_USER", "R_PROFILE", "R_PROFILE_USER", "TCLLIBPATH",
+    "PERL5LIB", "PERL5OPT", "PERLLIB", "PYTHONBREAKPOINT", "PYTHONHOME", "PYTHONPATH", "RUBYLIB", "RUBYOPT",
+    "R_ENVIRON", "R_ENVIRON_USER", "R_PROFILE", "R_PROFILE_USER", "TCLLIBPATH",
     // Compilers and what builds.
     "ANT_OPTS", "CARGO_BUILD_RUSTC", "CARGO_BUILD_RUSTC_WRAPPER", "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER",
     "CARGO_BUILD_RUSTDOC", "CC", "CMAKE_CXX_COMPILER", "CMAKE_C_COMPILER", "CMAKE_TOOLCHAIN_FILE", "CXX", "GRADLE_OPTS",
-    "MAKE", "MAKEFLAGS", "MAVEN_OPTS", "MFLAGS", "RUSTC", "RUSTC_WORKSPACE_WRAPPER", "RUSTC_WRAPPER", "RUSTDOC",
-    "SBT_OPTS",
+    "GNUMAKEFLAGS", "MAKE", "MAKEFILES", "MAKEFLAGS", "MAVEN_OPTS", "MFLAGS", "RUSTC", "RUSTC_WORKSPACE_WRAPPER",
+    "RUSTC_WRAPPER", "RUSTDOC", "SBT_OPTS",
     // Version control and editors.
     "BROWSER", "BZR_EDITOR", "BZR_PLUGIN_PATH", "BZR_SSH", "EXINIT", "GIT_ALLOW_PROTOCOL",
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_DIR", "GIT_EDITOR", "GIT_EXEC_PATH", "GIT_EXTERNAL_DIFF",
@@ -31,8 +37,9 @@ const NEVER: &[&str] = &[
     "GIT_SEQUENCE_EDITOR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSL_NO_VERIFY", "GIT_TEMPLATE_DIR", "GIT_WORK_TREE",
     "GVIMINIT", "HGEDITOR", "HGMERGE", "HGRCPATH", "JULIA_EDITOR", "MYVIMRC", "SVN_EDITOR", "SVN_SSH", "VIMINIT",
     // The C library, and others.
-    "GCONV_PATH", "GLIBC_TUNABLES", "HELM_PLUGINS", "HOSTALIASES", "PACKER_PLUGIN_PATH", "SSLKEYLOGFILE", "SUDO_ASKPASS",
-    "VAGRANT_VAGRANTFILE",
+    "GCONV_PATH", "GDK_PIXBUF_MODULE_FILE", "GIO_EXTRA_MODULES", "GIO_MODULE_DIR", "GLIBC_TUNABLES", "GST_PLUGIN_PATH",
+    "GTK_MODULES", "GTK_PATH", "HELM_PLUGINS", "OPENSSL_MODULES", "HOSTALIASES", "PACKER_PLUGIN_PATH",
+    "QML2_IMPORT_PATH", "QT_PLUGIN_PATH", "SSLKEYLOGFILE", "SUDO_ASKPASS", "VAGRANT_VAGRANTFILE",
 ];
 
 /// Beginnings of names that are neither inherited nor set. `OPENCLAW_` holds the gateway's token and password.
@@ -74,7 +81,8 @@ const NOT_SET: &[&str] = &[
 const NOT_SET_PREFIXES: &[&str] =
     &["ANSIBLE_", "CARGO_REGISTRIES_", "CARGO_TARGET_", "GIT_CONFIG_", "NPM_CONFIG_", "TF_VAR_"];
 
-/// All that a caller may set for a shell: a shell gives a meaning to nearly every other name.
+/// How a command talks, which is all that a caller may set for a shell, and for what no person has approved: a shell gives
+/// a meaning to nearly every other name, and so does some program.
 const FOR_SHELLS: &[&str] = &["COLORTERM", "FORCE_COLOR", "LANG", "NO_COLOR", "TERM"];
 
 /// Where programs are when nothing says so.
@@ -117,10 +125,20 @@ pub fn of_command(
     let mut environment: BTreeMap<String, String> =
         inherited.into_iter().filter(|(name, _)| is_inherited(name)).collect();
     environment.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
-    let is_taken = |name: &str| !for_shell || FOR_SHELLS.contains(&name) || name.starts_with("LC_");
-    let taken = set.iter().filter(|(name, value)| is_taken(&name.to_ascii_uppercase()) && !value.contains('\0'));
+    let taken = set.iter().filter(|(name, value)| (!for_shell || is_of_display(name)) && !value.contains('\0'));
     environment.extend(taken.map(|(name, value)| (name.clone(), value.clone())));
     Ok(environment)
+}
+
+fn is_of_display(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    FOR_SHELLS.contains(&name.as_str()) || name.starts_with("LC_")
+}
+
+/// The names among these that say more than how a command talks (`LANG`, `LC_*`, `TERM`, `COLORTERM`, `NO_COLOR`,
+/// `FORCE_COLOR`).
+pub fn not_of_display(set: &BTreeMap<String, String>) -> Vec<String> {
+    set.keys().filter(|name| !is_of_display(name)).map(|name| shown(name)).collect()
 }
 
 /// A name that anybody may have made up, short and on one line.
@@ -158,6 +176,28 @@ mod tests {
         {
             let error = of_command(BTreeMap::new(), &pairs(&[("LANG", "C"), (name, "x")]), false).unwrap_err();
             assert!(error.starts_with("SYSTEM_RUN_DENIED: ") && !error.contains("LANG"), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_leads_well_known_programs_to_other_code_cannot_be_set() {
+        for name in [
+            "TAR_OPTIONS",
+            "RSYNC_RSH",
+            "APT_CONFIG",
+            "MAKEFILES",
+            "GNUMAKEFLAGS",
+            "PERLLIB",
+            "OPENSSL_MODULES",
+            "GIO_EXTRA_MODULES",
+            "GTK_MODULES",
+            "QT_PLUGIN_PATH",
+            "PSQLRC",
+            "SYSTEMD_PAGER",
+            "MANROFFOPT",
+            "GIT_TRACE",
+        ] {
+            assert!(of_command(BTreeMap::new(), &pairs(&[(name, "x")]), false).is_err(), "{name}");
         }
     }
 

@@ -1,15 +1,18 @@
 //! This machine as a node: what it offers to a gateway, and what it does when it is asked.
 //!
-//! It answers `system.which`, `system.run.prepare`, `system.run` and `system.execApprovals.get` with the parameters and
-//! results of the incumbent's node host. It decides for itself what it runs ([`policy`]), whatever the gateway says;
-//! every command is bounded ([`run`]: time, output, environment), their number is, too, and none outlives the connection
-//! that asked for it. It knows nothing of terminals and of how the connection came about.
+//! It answers `system.which`, `system.run.prepare`, `system.run`, `system.execApprovals.get`, and on a desktop
+//! `system.notify`, with the parameters and results of the incumbent's node host. What it runs is decided here, by a
+//! [`policy`] of its own; every command is bounded ([`run`]: time, output, environment), their number is, too, and none
+//! outlives the connection that asked for it. It knows nothing of terminals and of how the connection came about.
 //!
 //! Start at [`NodeHost::new`]; the way in is [`NodeHost::hear`], which takes the events of a connection.
 
 pub mod environment;
+mod notify;
+mod operands;
 pub mod plan;
 pub mod policy;
+mod programs;
 mod progress;
 mod run;
 mod stats;
@@ -25,7 +28,8 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use self::plan::Plan;
-use self::policy::{Approvals, Mode, Program, Security};
+use self::policy::{Approvals, Ask, Denied, Mode, Permit, Program, Security};
+use self::programs::Kind;
 use self::progress::Progress;
 use self::run::{Ended, Spec};
 use self::stats::HostStats;
@@ -37,6 +41,8 @@ use crate::{id, task};
 const MAX_RUNNING: usize = 16;
 /// How long a command may take when neither it nor its caller says so.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a command may take at most, also when nobody says how long it is waited for.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Time for the gateway to take a result.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of output in the event that tells of a command's end: the last ones.
@@ -45,7 +51,8 @@ const EVENT_TAIL_BYTES: usize = 20_000;
 const MAX_NAMES: usize = 256;
 
 /// Every command that there is, in the order in which they are declared.
-pub const COMMANDS: [&str; 4] = ["system.run.prepare", "system.run", "system.which", "system.execApprovals.get"];
+pub const COMMANDS: [&str; 5] =
+    ["system.run.prepare", "system.run", "system.which", "system.execApprovals.get", "system.notify"];
 
 /// What this machine offers, and on which terms.
 #[derive(Clone, Debug)]
@@ -110,13 +117,20 @@ impl NodeHost {
         Self { inner: Arc::new(Inner { options, note: Box::new(note) }), running: HashMap::new() }
     }
 
-    /// The commands that it offers now. Where nothing may run, nothing that runs is offered.
+    /// The commands that it offers now. Where nothing may run, nothing that runs is offered; where nothing shows
+    /// notifications, none are.
     pub fn commands(&self) -> Vec<String> {
         let runs = match self.inner.options.approvals() {
             Ok(approvals) => approvals.rules(None, self.inner.options.mode).security != Security::Deny,
             Err(_) => false,
         };
-        let offered = COMMANDS.into_iter().filter(|command| runs || !command.starts_with("system.run"));
+        let shows = self.inner.options.notifier().is_some();
+        let is_offered = |command: &&str| match *command {
+            "system.run" | "system.run.prepare" => runs,
+            "system.notify" => shows,
+            _ => true,
+        };
+        let offered = COMMANDS.into_iter().filter(is_offered);
         offered.map(str::to_owned).collect()
     }
 
@@ -266,6 +280,11 @@ impl Options {
         }
     }
 
+    /// What shows notifications.
+    fn notifier(&self) -> Option<PathBuf> {
+        notify::notifier(&self.environment, self.path())
+    }
+
     fn path(&self) -> &str {
         self.environment.get("PATH").map_or(environment::DEFAULT_PATH, String::as_str)
     }
@@ -278,6 +297,7 @@ impl Inner {
             "system.run.prepare" => self.prepare(request),
             "system.which" => self.which(request),
             "system.execApprovals.get" => self.policy(),
+            "system.notify" => self.notify(request).await,
             _ => Err(unavailable("command not supported")),
         };
         (self.note)(Note::Answered { command: request.command.clone() });
@@ -300,6 +320,16 @@ impl Inner {
         Ok(json!({ "bins": found }).to_string())
     }
 
+    /// `{"title":"t","body":"b","priority":"active"}` to `{"ok":true}`, when the desktop has taken it.
+    async fn notify(&self, request: &InvokeRequest) -> Answer {
+        let notification: notify::Notification = params(request)?;
+        let environment = environment::of_command(self.options.environment.clone(), &BTreeMap::new(), false);
+        let environment = environment.map_err(unavailable)?;
+        let shown = notification.show(self.options.notifier().as_deref(), &environment).await;
+        shown.map_err(|(code, message)| NodeError { code: code.into(), message })?;
+        Ok(json!({"ok": true}).to_string())
+    }
+
     /// The policy's document: `{path, exists, hash, file}`.
     fn policy(&self) -> Answer {
         let text = std::fs::read_to_string(&self.options.policy_file).ok();
@@ -315,7 +345,7 @@ impl Inner {
         let asked: RunParams = params(request)?;
         let cwd = asked.cwd.as_deref().map(str::trim).filter(|cwd| !cwd.is_empty());
         let mut plan = plan::prepare(&asked.command, cwd, self.options.path()).map_err(invalid)?;
-        self.environment(&asked, &plan.argv)?;
+        self.environment(&asked, &Found::at(PathBuf::from(&plan.argv[0])))?;
         (plan.agent_id, plan.session_key) = (asked.agent_id, asked.session_key);
         let approvals = self.options.approvals().map_err(|why| unavailable(format!("SYSTEM_RUN_DISABLED: {why}")))?;
         let rules = approvals.rules(plan.agent_id.as_deref(), self.options.mode);
@@ -324,8 +354,10 @@ impl Inner {
         Ok(json!({"plan": plan, "execPolicy": policy, "allowAlwaysCoverage": coverage}).to_string())
     }
 
-    fn environment(&self, asked: &RunParams, argv: &[String]) -> Result<BTreeMap<String, String>, NodeError> {
-        let for_shell = argv.first().is_some_and(|program| policy::runs_others(program));
+    fn environment(&self, asked: &RunParams, program: &Found) -> Result<BTreeMap<String, String>, NodeError> {
+        let name = asked.command.first().map_or("", String::as_str);
+        let for_shell = Kind::of(name, &program.path, &program.real) == Kind::RunsOthers
+            || operands::begins_with_a_shebang(&program.path);
         let inherited = self.options.environment.clone();
         environment::of_command(inherited, asked.env.as_ref().unwrap_or(&BTreeMap::new()), for_shell).map_err(invalid)
     }
@@ -379,10 +411,10 @@ impl Inner {
         {
             return Err(invalid("INVALID_REQUEST: rawCommand does not match command").into());
         }
-        let environment = self.environment(asked, argv)?;
         let cwd = asked.cwd.as_deref().map(str::trim).filter(|cwd| !cwd.is_empty());
         let cwd = cwd.map(plan::folder).transpose().map_err(invalid)?;
-        let program = plan::program(argv, cwd.as_deref(), self.options.path()).map_err(invalid)?;
+        let program = Found::at(plan::program(argv, cwd.as_deref(), self.options.path()).map_err(invalid)?);
+        let environment = self.environment(asked, &program)?;
         if asked.needs_screen_recording == Some(true) {
             let reason = "permission:screenRecording";
             return Err(Refused { reason: Some(reason), error: unavailable("PERMISSION_MISSING: screenRecording") });
@@ -391,16 +423,27 @@ impl Inner {
         let approved = asked.approved == Some(true)
             || matches!(asked.approval_decision.as_deref(), Some("allow-once" | "allow-always"));
         let home = self.options.environment.get("HOME").map(String::as_str);
-        let named = Program { name: argv.first().map_or("", String::as_str), path: &program, home };
+        let name = argv.first().map_or("", String::as_str);
+        let named = Program { name, path: &program.path, real: &program.real, home };
         let rules = approvals.rules(asked.agent_id.as_deref(), self.options.mode);
-        rules
-            .decide(named, approved)
-            .map_err(|why| Refused { reason: Some(why.reason()), error: unavailable(why.to_string()) })?;
+        let refused = |why: Denied, more: &str| Refused {
+            reason: Some(why.reason()),
+            error: unavailable(format!("{why}{more}")),
+        };
+        let because = || rules.why_not(named).map(|why| format!(" ({why})")).unwrap_or_default();
+        let permit = rules.decide(named, approved).map_err(|why| refused(why, &because()))?;
+        // The list says nothing about variables that make a program do something else.
+        let meant = asked.env.as_ref().map(environment::not_of_display).unwrap_or_default();
+        if permit == Permit::Listed && !meant.is_empty() {
+            let why = if rules.ask == Ask::Off { Denied::NotListed } else { Denied::ApprovalRequired };
+            let more = format!(" (the list allows the program without the variables {})", meant.join(", "));
+            return Err(refused(why, &more));
+        }
         if let Some(plan) = &asked.system_run_plan {
             let checked = plan.check(argv, cwd.as_deref());
             checked.map_err(|why| Refused { reason: Some("approval-required"), error: unavailable(why) })?;
         }
-        Ok(Checked { program, cwd, environment })
+        Ok(Checked { program: program.path, cwd, environment })
     }
 
     /// Tells of a run. A gateway that does not take it has the result all the same.
@@ -437,6 +480,21 @@ impl Inner {
     }
 }
 
+/// A program's file.
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    /// Where the path leads to, links followed.
+    real: PathBuf,
+}
+
+impl Found {
+    fn at(path: PathBuf) -> Self {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        Self { path, real }
+    }
+}
+
 /// A command that may run.
 #[derive(Debug)]
 struct Checked {
@@ -457,11 +515,13 @@ impl From<NodeError> for Refused {
     }
 }
 
-/// How long the command may take: as it says, else as long as its caller waits.
+/// How long the command may take: as it says, and no longer than its caller waits, for nobody tells this machine that a
+/// caller waits no more.
 fn timeout(asked: &RunParams, request: &InvokeRequest) -> Duration {
     let said = asked.timeout_ms.filter(|ms| *ms > 0.0 && ms.is_finite()).map(|ms| ms as u64);
     let waits = request.timeout_ms.filter(|ms| *ms > 0);
-    said.or(waits).map_or(DEFAULT_TIMEOUT, Duration::from_millis)
+    let shortest = [said, waits].into_iter().flatten().min();
+    shortest.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT)
 }
 
 /// The result of `system.run`.
@@ -570,6 +630,32 @@ mod tests {
     }
 
     #[test]
+    fn what_no_person_has_approved_gets_no_variables_that_programs_understand() {
+        let policy = r#"{"version":1,"agents":{"*":{"allowlist":[{"pattern":"uname"}]}}}"#;
+        let run = |mode, env: Value, approved: bool| {
+            check(mode, Some(policy), json!({"command": ["uname"], "env": env, "approved": approved}))
+        };
+        assert!(run(None, json!({"LANG": "C", "LC_ALL": "C", "NO_COLOR": "1"}), false).is_ok());
+        let refused = run(None, json!({"LANG": "C", "MY_SETTING": "1"}), false).unwrap_err();
+        assert!(refused.contains("MY_SETTING") && !refused.contains("LANG"), "{refused}");
+        assert!(run(None, json!({"MY_SETTING": "1"}), true).is_ok(), "a person has seen it");
+        assert!(run(Some(Mode::Allowlist), json!({"MY_SETTING": "1"}), true).is_err(), "no person is asked");
+        assert!(run(Some(Mode::Full), json!({"MY_SETTING": "1"}), false).is_ok());
+    }
+
+    #[test]
+    fn a_script_is_a_shell_to_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("job");
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let (inner, _folder) = inner(Some(Mode::Full), None);
+        let asked = json!({"command": [script], "env": {"MY_SETTING": "1", "LANG": "C"}});
+        let Ok(checked) = inner.check(&serde_json::from_value(asked).unwrap()) else { panic!("it may run") };
+        assert_eq!((checked.environment.get("MY_SETTING"), checked.environment["LANG"].as_str()), (None, "C"));
+    }
+
+    #[test]
     fn a_plan_is_made_and_kept_to() {
         let (inner, _folder) = inner(None, None);
         let asked = request("system.run.prepare", &json!({"command": ["uname"], "agentId": "main", "env": null}));
@@ -590,7 +676,7 @@ mod tests {
             let (inner, _folder) = inner(mode, policy);
             NodeHost { inner: Arc::new(inner), running: HashMap::new() }.commands()
         };
-        assert_eq!(offered(None, None), COMMANDS);
+        assert_eq!(offered(None, None), COMMANDS[..4], "nothing shows notifications here");
         for (mode, policy) in [
             (Some(Mode::Deny), None),
             (None, Some("{")),
@@ -619,13 +705,15 @@ mod tests {
     }
 
     #[test]
-    fn a_command_has_as_long_as_it_says_or_as_its_caller_waits() {
+    fn a_command_has_as_long_as_it_says_and_no_longer_than_its_caller_waits() {
         let timeout = |params: Value, waits: Option<u64>| {
             let mut request = request("system.run", &params);
             request.timeout_ms = waits;
             timeout(&serde_json::from_value(params).unwrap(), &request).as_millis()
         };
         assert_eq!(timeout(json!({"timeoutMs": 1500}), Some(30_000)), 1500);
+        assert_eq!(timeout(json!({"timeoutMs": 1e15}), Some(30_000)), 30_000, "nobody waits for it any more");
+        assert_eq!(timeout(json!({"timeoutMs": 1e19}), None), MAX_TIMEOUT.as_millis());
         assert_eq!(timeout(json!({"timeoutMs": null}), Some(30_000)), 30_000);
         assert_eq!(timeout(json!({"timeoutMs": 0}), Some(0)), 600_000);
     }

@@ -1,20 +1,16 @@
-//! What exactly will run: the program's file, the folder, and the script that an interpreter is given.
+//! What exactly will run: the program's file, the folder, and the scripts among the arguments.
 //!
 //! `system.run.prepare` makes a [`Plan`], which the gateway shows to a person and sends back with the approved command.
-//! Then it must still be true: the same words, the same folder, and a script of the same content. One that was changed
-//! in between is another command.
+//! Then it must still be true: the same words, the same folder, and scripts of the same content. One that was changed
+//! in between is another command. Which arguments are scripts is told in [`operands`](super::operands).
 
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
-use super::policy::runs_others;
-
-/// The largest script that can be bound to an approval.
-const MAX_SCRIPT_BYTES: u64 = 16 * 1024 * 1024;
+use super::operands::script;
+use super::programs::is_shell;
 
 /// A command as it was shown to a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,20 +32,21 @@ pub struct Plan {
     /// In which session.
     #[serde(default)]
     pub session_key: Option<String>,
-    /// The script.
+    /// The files among the arguments that say what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mutable_file_operand: Option<Script>,
 }
 
-/// A file among the arguments that says what runs.
+/// The files among the arguments that say what runs: the first of them, and what binds them all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Script {
     /// Which argument it is.
     pub argv_index: usize,
-    /// Its path.
+    /// Its path, links followed.
     pub path: String,
-    /// SHA-256 of its content, in hex.
+    /// SHA-256 of its content, in hex. Where there are several, or it is larger than 16 MiB, of a list: of each, argument,
+    /// path, and what its content is known by.
     pub sha256: String,
 }
 
@@ -139,51 +136,6 @@ fn is_program(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Programs that run a file which they are given.
-const INTERPRETERS: &[&str] = &[
-    "ash", "bash", "bun", "csh", "dash", "deno", "fish", "ksh", "lua", "node", "nodejs", "perl", "php", "python",
-    "ruby", "sh", "tcsh", "ts-node", "tsx", "zsh",
-];
-
-fn is_interpreter(program: &str) -> bool {
-    let name = program.rsplit('/').next().unwrap_or(program);
-    let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    INTERPRETERS.contains(&name)
-}
-
-/// The script among the arguments: what an interpreter is given, or the program itself when it is none for the machine.
-fn script(argv: &[String], cwd: Option<&Path>) -> Result<Option<Script>, String> {
-    let Some(program) = argv.first() else { return Ok(None) };
-    let at = |index: usize| {
-        let file = cwd.unwrap_or(Path::new("/")).join(&argv[index]);
-        file.is_file().then_some((index, file))
-    };
-    let found = if is_interpreter(program) {
-        (1..argv.len()).filter(|index| !argv[*index].starts_with('-')).find_map(at)
-    } else {
-        at(0).filter(|(_, file)| begins_with_a_shebang(file))
-    };
-    let Some((argv_index, file)) = found else { return Ok(None) };
-    let file = file.canonicalize().map_err(|error| format!("{}: {error}", file.display()))?;
-    let sha256 = sha256(&file).map_err(|why| format!("SYSTEM_RUN_DENIED: {}: {why}", file.display()))?;
-    Ok(Some(Script { argv_index, path: file.display().to_string(), sha256 }))
-}
-
-fn begins_with_a_shebang(file: &Path) -> bool {
-    let mut start = [0; 2];
-    std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut start)).is_ok() && &start == b"#!"
-}
-
-fn sha256(file: &Path) -> Result<String, String> {
-    let mut content = Vec::new();
-    let opened = std::fs::File::open(file).map_err(|error| error.to_string())?;
-    opened.take(MAX_SCRIPT_BYTES + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
-    if content.len() as u64 > MAX_SCRIPT_BYTES {
-        return Err("too large to bind an approval to".into());
-    }
-    Ok(digest(&SHA256, &content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 /// The command in one line, as people are shown it.
 pub(super) fn line(argv: &[String]) -> String {
     let quoted = argv.iter().map(|arg| {
@@ -196,9 +148,7 @@ pub(super) fn line(argv: &[String]) -> String {
 /// What a shell is given to run, when that is all it is given.
 pub(super) fn shell_text(argv: &[String]) -> Option<&str> {
     match argv {
-        [shell, flag, text] if runs_others(shell) && is_interpreter(shell) && matches!(flag.as_str(), "-c" | "-lc") => {
-            Some(text)
-        }
+        [shell, flag, text] if is_shell(shell) && matches!(flag.as_str(), "-c" | "-lc") => Some(text),
         _ => None,
     }
 }

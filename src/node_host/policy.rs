@@ -12,16 +12,24 @@
 //! gateway (`off`, `on-miss`, `always`). What an agent's entry leaves out is taken from `*`, then from `defaults`, then
 //! from the built-in `allowlist` and `on-miss`: without a policy nothing runs that no person has approved.
 //!
+//! With `ask: off` nobody is asked, so that the gateway's word that a person has approved counts for nothing: the list
+//! is a bound that a gateway cannot widen. With `on-miss` and `always` that word is taken.
+//!
 //! A pattern with a slash is a glob over the path of the program (`*` within a folder, `**` across folders, `~` for the
 //! home folder); one without is a glob over the name of a program that was found through `PATH`. The list is about
-//! programs, not about what they are told to do: shells and programs that run others are never allowed by it, and
-//! neither is an entry with an `argPattern`, which is for other hosts to understand.
+//! programs, not about what they are told to do. So shells and programs that run others (`env`, `sudo`, `timeout`) are
+//! never allowed by it; programs that are known to run others or to write any file when they are told to (`python3`,
+//! `find`, `git`, `tar`, `cp`) only by an entry without `*` and `?`, which somebody has written for them; and by an
+//! entry with an `argPattern` nothing, for it is for other hosts to understand. What is known is in
+//! [`programs`](super::programs).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use super::programs::Kind;
 
 /// What may run at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +60,9 @@ pub enum Ask {
 pub enum Mode {
     /// Nothing runs.
     Deny,
-    /// What is on the list runs, and nothing else.
+    /// What is on the list runs, and nothing else, whatever the gateway says.
     Allowlist,
-    /// What is on the list runs, and the rest when a person has approved it.
+    /// What is on the list runs, and the rest when the gateway says that a person has approved it.
     Ask,
     /// Everything runs.
     Full,
@@ -163,8 +171,21 @@ pub struct Program<'a> {
     pub name: &'a str,
     /// The file that would run: absolute, without `..`.
     pub path: &'a Path,
+    /// The file that this one leads to, links followed.
+    pub real: &'a Path,
     /// The home folder, for patterns.
     pub home: Option<&'a str>,
+}
+
+/// What lets a program run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// It is on the list, and no person was asked.
+    Listed,
+    /// A person has approved it.
+    Approved,
+    /// Everything may run.
+    Unlimited,
 }
 
 /// Why a program does not run.
@@ -204,31 +225,48 @@ impl Rules {
     ///
     /// # Errors
     /// Why it must not run.
-    pub fn decide(&self, program: Program<'_>, approved: bool) -> Result<(), Denied> {
-        if self.security == Security::Deny {
-            return Err(Denied::Disabled);
+    pub fn decide(&self, program: Program<'_>, approved: bool) -> Result<Permit, Denied> {
+        let listed = || self.lists(program).then_some(Permit::Listed);
+        let by_a_person = || if approved { Ok(Permit::Approved) } else { Err(Denied::ApprovalRequired) };
+        match (self.security, self.ask) {
+            (Security::Deny, _) => Err(Denied::Disabled),
+            // Where no person is asked, none can have approved.
+            (Security::Allowlist, Ask::Off) => listed().ok_or(Denied::NotListed),
+            (Security::Allowlist, Ask::OnMiss) => by_a_person().or_else(|denied| listed().ok_or(denied)),
+            (Security::Full, Ask::Off | Ask::OnMiss) => Ok(Permit::Unlimited),
+            (_, Ask::Always) => by_a_person(),
         }
-        let needs_list = self.security == Security::Allowlist;
-        let is_listed = self.lists(program);
-        let needs_person = match self.ask {
-            Ask::Off => false,
-            Ask::OnMiss => needs_list && !is_listed,
-            Ask::Always => true,
-        };
-        match (needs_person, approved) {
-            (true, false) => Err(Denied::ApprovalRequired),
-            (false, false) if needs_list && !is_listed => Err(Denied::NotListed),
-            _ => Ok(()),
+    }
+
+    /// Why a program is not on the list although an entry is about it, for whoever wrote the entry.
+    pub fn why_not(&self, program: Program<'_>) -> Option<&'static str> {
+        let kind = Kind::of(program.name, program.path, program.real);
+        let is_about = self.security == Security::Allowlist && self.matches(program, |_| true);
+        match kind {
+            Kind::RunsOthers if is_about => Some("no entry allows shells and programs that run others"),
+            Kind::Versatile if is_about && !self.lists(program) => {
+                Some("it can run others or write any file: only an entry without * and ? allows it")
+            }
+            _ => None,
         }
     }
 
     fn lists(&self, program: Program<'_>) -> bool {
-        let Some(path) = program.path.to_str().filter(|path| path.starts_with('/')) else { return false };
-        if runs_others(path) || runs_others(program.name) {
-            return false;
+        match Kind::of(program.name, program.path, program.real) {
+            Kind::RunsOthers => false,
+            Kind::Versatile => self.matches(program, |pattern| !pattern.contains(['*', '?'])),
+            Kind::Plain => self.matches(program, |_| true),
         }
+    }
+
+    /// Whether an entry is about a program, of those whose pattern counts.
+    fn matches(&self, program: Program<'_>, counts: impl Fn(&str) -> bool) -> bool {
+        let Some(path) = program.path.to_str().filter(|path| path.starts_with('/')) else { return false };
         self.allowlist.iter().filter(|entry| entry.arg_pattern.is_none()).any(|entry| {
             let pattern = entry.pattern.trim();
+            if !counts(pattern) {
+                return false;
+            }
             match (pattern.strip_prefix("~/"), program.home) {
                 (Some(rest), Some(home)) => glob(&format!("{}/{rest}", home.trim_end_matches('/')), path),
                 (Some(_), None) => false,
@@ -237,54 +275,6 @@ impl Rules {
             }
         })
     }
-}
-
-/// Programs whose arguments are programs: to allow one of them is to allow everything.
-const RUNS_OTHERS: &[&str] = &[
-    "ash",
-    "bash",
-    "busybox",
-    "chroot",
-    "chrt",
-    "csh",
-    "dash",
-    "doas",
-    "env",
-    "fish",
-    "flock",
-    "ionice",
-    "ksh",
-    "nice",
-    "nohup",
-    "nsenter",
-    "parallel",
-    "pkexec",
-    "pwsh",
-    "runuser",
-    "script",
-    "setsid",
-    "sh",
-    "ssh",
-    "stdbuf",
-    "strace",
-    "su",
-    "sudo",
-    "systemd-run",
-    "taskset",
-    "tcsh",
-    "time",
-    "timeout",
-    "toybox",
-    "unshare",
-    "watch",
-    "xargs",
-    "zsh",
-];
-
-/// Whether it is a shell, or runs other programs.
-pub fn runs_others(program: &str) -> bool {
-    let name = program.rsplit('/').next().unwrap_or(program);
-    RUNS_OTHERS.contains(&name)
 }
 
 /// `?` is one character and `*` any number, but no slash; `**` takes slashes, too.
@@ -325,7 +315,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn program<'a>(name: &'a str, path: &'a str) -> Program<'a> {
-        Program { name, path: Path::new(path), home: Some("/home/u") }
+        Program { name, path: Path::new(path), real: Path::new(path), home: Some("/home/u") }
+    }
+
+    fn allowed(rules: &Rules, program: Program<'_>, approved: bool) -> Result<(), Denied> {
+        rules.decide(program, approved).map(|_| ())
     }
 
     fn listed(patterns: &[&str]) -> Approvals {
@@ -341,7 +335,7 @@ mod tests {
         let rules = Approvals::none().rules(None, None);
         let uname = program("uname", "/usr/bin/uname");
         assert_eq!(rules.decide(uname, false), Err(Denied::ApprovalRequired));
-        assert_eq!(rules.decide(uname, true), Ok(()));
+        assert_eq!(rules.decide(uname, true), Ok(Permit::Approved));
     }
 
     #[test]
@@ -352,7 +346,7 @@ mod tests {
         for (security, ask, expected) in [
             (Security::Deny, Ask::Off, [Err(Disabled); 4]),
             (Security::Deny, Ask::Always, [Err(Disabled); 4]),
-            (Security::Allowlist, Ask::Off, [Ok(()), Ok(()), Err(NotListed), Ok(())]),
+            (Security::Allowlist, Ask::Off, [Ok(()), Ok(()), Err(NotListed), Err(NotListed)]),
             (Security::Allowlist, Ask::OnMiss, [Ok(()), Ok(()), Err(Person), Ok(())]),
             (Security::Allowlist, Ask::Always, [Err(Person), Ok(()), Err(Person), Ok(())]),
             (Security::Full, Ask::Off, [Ok(()); 4]),
@@ -360,7 +354,7 @@ mod tests {
             (Security::Full, Ask::Always, [Err(Person), Ok(()), Err(Person), Ok(())]),
         ] {
             let rules = Rules { security, ask, ..listed(&["/usr/bin/uname"]).rules(None, None) };
-            let got = [(hit, false), (hit, true), (miss, false), (miss, true)].map(|(it, ok)| rules.decide(it, ok));
+            let got = [(hit, false), (hit, true), (miss, false), (miss, true)].map(|(it, ok)| allowed(&rules, it, ok));
             assert_eq!(got, expected, "{security:?} {ask:?}");
         }
     }
@@ -420,6 +414,63 @@ mod tests {
         // Called by another name.
         assert!(rules.decide(program("tool", "/bin/bash"), false).is_err());
         assert!(rules.decide(program("cat", "/bin/cat"), false).is_ok());
+        assert!(rules.why_not(program("sh", "/bin/sh")).unwrap().contains("shells"));
+        assert_eq!(rules.why_not(program("cat", "/bin/cat")), None);
+        assert_eq!(listed(&["cat"]).rules(None, None).why_not(program("sh", "/bin/sh")), None, "nobody listed it");
+    }
+
+    #[test]
+    fn the_gateways_word_adds_nothing_to_the_list_of_exec_allowlist() {
+        let rules = listed(&["/usr/bin/uname"]).rules(None, Some(Mode::Allowlist));
+        assert_eq!(rules.decide(program("id", "/usr/bin/id"), true), Err(Denied::NotListed));
+        assert!(rules.decide(program("uname", "/usr/bin/uname"), true).is_ok());
+    }
+
+    #[test]
+    fn a_shell_or_a_wrapper_is_known_by_any_of_its_names() {
+        let rules = listed(&["**", "*", "/usr/bin/*"]).rules(None, Some(Mode::Allowlist));
+        for name in [
+            "rbash",
+            "BASH",
+            "zsh-5.9",
+            "ksh93",
+            "mksh",
+            "busybox.static",
+            "busybox-1.36",
+            "bash-static",
+            "setpriv",
+            "ssh-agent",
+            "x86_64",
+        ] {
+            let path = format!("/usr/bin/{name}");
+            assert!(rules.decide(program(name, &path), false).is_err(), "{name}");
+            let exact = listed(&[&path, name]).rules(None, Some(Mode::Allowlist));
+            assert!(exact.decide(program(name, &path), false).is_err(), "{name}, whoever lists it");
+        }
+    }
+
+    #[test]
+    fn what_can_run_programs_is_allowed_by_its_own_entry_and_by_no_glob() {
+        for name in ["python3.12", "perl5.36.0", "find", "gawk", "git", "tar", "vim.basic", "node", "make", "rsync"] {
+            let path = format!("/usr/bin/{name}");
+            let allows = |pattern: &str| {
+                listed(&[pattern]).rules(None, Some(Mode::Allowlist)).decide(program(name, &path), false).is_ok()
+            };
+            assert!(allows(&path) && allows(name), "{name}");
+            let rules = listed(&["**"]).rules(None, None);
+            assert!(rules.why_not(program(name, &path)).unwrap().contains("without * and ?"), "{name}");
+            for glob in ["**", "/usr/bin/*", "/usr/**", &format!("{}?", &name[..name.len() - 1]), "*"] {
+                assert!(!allows(glob), "{glob} does not allow {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_is_what_it_leads_to() {
+        let rules = listed(&["**"]).rules(None, Some(Mode::Allowlist));
+        let leads_to = |real: &'static str| Program { real: Path::new(real), ..program("tool", "/opt/tool") };
+        assert!(rules.decide(leads_to("/bin/bash"), false).is_err());
+        assert!(rules.decide(leads_to("/opt/tool-1.2"), false).is_ok());
     }
 
     #[test]

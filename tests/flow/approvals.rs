@@ -98,8 +98,16 @@ fn what_a_node_plans_to_run_is_what_is_shown_approved_and_run() {
         (&asked["request"]["command"], &asked["request"]["cwd"]),
         (&json!("/usr/bin/make -j 2"), &json!("/work"))
     );
-    client.call("exec.approval.resolve", &json!({"id": asked["id"], "decision": "allow-once"})).unwrap();
+    assert_eq!(asked["request"]["mutableFileOperand"]["path"], "/work/2");
+    client.call("exec.approval.resolve", &json!({"id": asked["id"], "decision": "allow-always"})).unwrap();
     client.call("agent.wait", &json!({"runId": "k1", "timeoutMs": 20_000})).unwrap();
+    // The same words, but the script is another by now.
+    client
+        .call("chat.send", &json!({"sessionKey": "main", "message": "run make -j 2", "idempotencyKey": "k2"}))
+        .unwrap();
+    let asked = client.event("exec.approval.requested");
+    client.call("exec.approval.resolve", &json!({"id": asked["id"], "decision": "deny"})).unwrap();
+    client.call("agent.wait", &json!({"runId": "k2", "timeoutMs": 20_000})).unwrap();
     let carried = node.carried();
     let run = carried.iter().find(|carried| carried.command == "system.run").unwrap();
     assert_eq!((&run.params["command"], &run.params["cwd"]), (&json!(["/usr/bin/make", "-j", "2"]), &json!("/work")));

@@ -1,5 +1,5 @@
-//! Contract 4.12: the tunnel, and the gateway, as a service, where no service manager runs (as in a test), and its file
-//! before the eyes of the manager's own tool.
+//! Contract 4.12: the tunnel as a service, and the gateway and the node host likewise, where no service manager runs (as in a
+//! test), and its file before the eyes of the manager's own tool.
 
 use std::path::Path;
 use std::process::Command;
@@ -108,4 +108,15 @@ fn a_gateway_becomes_a_service_once_it_starts_without_this_terminal() {
     assert_eq!(account.ok(&["gateway", "install", "--print"]), text);
     assert_eq!(account.json(&["gateway", "uninstall", "--json"])["removed"], json!([file]));
     assert!(!file.exists() && incumbent.exists());
+}
+
+#[test]
+fn a_nodes_service_goes_to_the_gateway_that_the_terminal_names() {
+    let print = |name: &'static str, value: &str| {
+        let account = Account::new().env(name, value);
+        account.ok(&["node", "install", "--print", "--exec", "deny"])
+    };
+    let unit = print("OPENCLAW_GATEWAY_PORT", "19999");
+    assert!(unit.contains("\"--port\" \"19999\"") || unit.contains("<string>19999</string>"), "{unit}");
+    assert!(!print("NO_COLOR", "1").contains("--port"));
 }

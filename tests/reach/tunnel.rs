@@ -279,7 +279,8 @@ fn a_host_with_another_key_is_refused_with_both_fingerprints() {
     let presented = sshd.fingerprint();
     for command in [&["tunnel", "up"][..], &["health"]] {
         let refused = account.0.fails(command);
-        for part in ["key has changed", &known, &presented, "known_hosts"] {
+        let forget = format!("ssh-keygen -R '[127.0.0.1]:{}' -f {}", sshd.port, sshd.path("known_hosts").display());
+        for part in ["key has changed", &known, &presented, &forget] {
             assert!(refused.contains(part), "{command:?} {part}: {refused}");
         }
     }

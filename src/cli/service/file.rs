@@ -65,7 +65,8 @@ impl Manager {
 }
 
 fn unit(service: &Service) -> String {
-    let command: Vec<String> = service.command.iter().map(|word| quoted(word)).collect();
+    // In a command line, and there alone, systemd puts variables in.
+    let command: Vec<String> = service.command.iter().map(|word| quoted(&word.replace('$', "$$"))).collect();
     let environment: String = service
         .environment
         .iter()
@@ -98,7 +99,6 @@ fn quoted(word: &str) -> String {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
             '%' => out.push_str("%%"),
-            '$' => out.push_str("$$"),
             '\n' => out.push_str("\\n"),
             c => out.push(c),
         }
@@ -144,8 +144,8 @@ mod tests {
         Service {
             label: label(TUNNEL, None),
             description: "SSH tunnel to an OpenClaw gateway",
-            command: ["/opt/my tools/clawgate", "tunnel", "run"].map(str::to_owned).into(),
-            environment: vec![("OPENCLAW_STATE_DIR".into(), "/home/u/50% \"x\" & <y>".into())],
+            command: ["/opt/my $tools/clawgate", "tunnel", "run"].map(str::to_owned).into(),
+            environment: vec![("OPENCLAW_STATE_DIR".into(), "/home/u/50% $\"x\" & <y>".into())],
             final_status: 78,
         }
     }
@@ -154,8 +154,8 @@ mod tests {
     fn a_unit_restarts_and_comes_with_the_login() {
         let unit = Manager::Systemd.text(&service());
         for line in [
-            "ExecStart=\"/opt/my tools/clawgate\" \"tunnel\" \"run\"",
-            "Environment=\"OPENCLAW_STATE_DIR=/home/u/50%% \\\"x\\\" & <y>\"",
+            "ExecStart=\"/opt/my $$tools/clawgate\" \"tunnel\" \"run\"",
+            "Environment=\"OPENCLAW_STATE_DIR=/home/u/50%% $\\\"x\\\" & <y>\"",
             "Restart=always",
             "RestartPreventExitStatus=78",
             "WantedBy=default.target",
@@ -169,7 +169,7 @@ mod tests {
         let plist = Manager::Launchd.text(&service());
         for part in [
             "    <key>Label</key>\n    <string>ai.openclaw.ssh-tunnel</string>",
-            "        <string>/opt/my tools/clawgate</string>\n        <string>tunnel</string>",
+            "        <string>/opt/my $tools/clawgate</string>\n        <string>tunnel</string>",
             "    <key>KeepAlive</key>\n    <true/>",
             "    <key>RunAtLoad</key>\n    <true/>",
             "&amp; &lt;y&gt;",

@@ -14,8 +14,10 @@ pub enum SshFailure {
         presented: String,
         /// `SHA256:...` of the key that is known; `None` when it cannot be read.
         known: Option<String>,
-        /// File and line of the known key.
+        /// File and line of the known key, as `ssh` says: a host that may write to its standard error can say it, too.
         place: Option<(PathBuf, usize)>,
+        /// The command that forgets the known key; `None` when `ssh` does not say where it keeps it.
+        forget: Option<Box<str>>,
     },
     /// The host's key is not known, and only known ones are taken.
     #[error("the SSH host's key is not known on this machine")]
@@ -50,13 +52,18 @@ impl SshFailure {
         if said.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") || said.contains("HOST IDENTIFICATION HAS CHANGED") {
             let presented = said
                 .lines()
-                .find_map(|line| Some(line[line.find("SHA256:")?..].trim_end_matches('.').to_owned()))
+                .find_map(|line| {
+                    let digest = &line[line.find("SHA256:")? + 7..];
+                    let is_base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
+                    let end = digest.find(|c| !is_base64(c)).unwrap_or(digest.len());
+                    Some(format!("SHA256:{}", &digest[..end]))
+                })
                 .unwrap_or_default();
             let place = said.lines().find(|line| line.starts_with("Offending ")).and_then(|line| {
                 let (path, number) = line.split_once(" key in ")?.1.trim().rsplit_once(':')?;
                 Some((PathBuf::from(path), number.trim().parse().ok()?))
             });
-            return Self::HostKeyChanged { presented, known: None, place };
+            return Self::HostKeyChanged { presented, known: None, place, forget: None };
         }
         if said.contains("host key is known for") || said.contains("Host key verification failed") {
             return Self::HostKeyUnknown;
@@ -109,7 +116,8 @@ mod tests {
             SshFailure::HostKeyChanged {
                 presented: "SHA256:abc+/1".into(),
                 known: None,
-                place: Some(("/home/u/known_hosts".into(), 7))
+                place: Some(("/home/u/known_hosts".into(), 7)),
+                forget: None,
             }
         );
     }

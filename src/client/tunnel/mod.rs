@@ -2,6 +2,7 @@
 //!
 //! * [`plan`] says which tunnel: from the configuration to the arguments of OpenSSH's client. Pure.
 //! * [`ssh`] runs that client as a child that cannot outlive us, and says why it ended.
+//! * [`known_hosts`] says how a host's key is forgotten, when it was renewed. Pure.
 //! * [`holder`] names the program that has a port.
 //! * [`supervise`] keeps a tunnel up for as long as it runs, and leaves its state where `status` finds it.
 //!
@@ -9,6 +10,7 @@
 
 pub mod diagnosis;
 pub mod holder;
+pub mod known_hosts;
 pub mod plan;
 pub mod ssh;
 pub mod supervise;

@@ -4,6 +4,7 @@
 //! lives as long as the process: the main thread. Elsewhere a shell stands between, which sees our end of a pipe close.
 //! Either holds when this process is killed with SIGKILL.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::diagnosis::SshFailure;
 use super::holder::{self, Holder};
+use super::known_hosts::KnownHosts;
 use super::plan::TunnelPlan;
 use crate::task;
 
@@ -83,15 +85,13 @@ impl TunnelError {
                 port.saturating_add(1)
             ),
             Self::Ended { failure, .. } => match failure {
-                SshFailure::HostKeyChanged { presented, known, place } => {
+                SshFailure::HostKeyChanged { presented, known, forget, .. } => {
                     let mut lines = vec![
                         format!("known     {}", known.as_deref().unwrap_or("(cannot be read)")),
                         format!("presented {presented}"),
                         "Ask who runs the host whether its key was renewed. If it was, remove the old one:".to_owned(),
                     ];
-                    if let Some((path, line)) = place {
-                        lines.push(format!("  sed -i {line}d {}", path.display()));
-                    }
+                    lines.push(format!("  {}", forget.as_deref().unwrap_or("ssh-keygen -R HOST")));
                     lines.push(format!("and take the new one, comparing the fingerprint: {}", by_hand()));
                     lines.join("\n")
                 }
@@ -142,6 +142,8 @@ pub struct Ssh {
     port: u16,
     said: Arc<Mutex<String>>,
     listening: bool,
+    /// What it was started with.
+    arguments: Vec<OsString>,
 }
 
 impl Ssh {
@@ -183,7 +185,8 @@ impl Ssh {
                 }
             });
         }
-        Ok(Self { child, target: plan.target.to_string(), port, said, listening: false })
+        let (target, arguments) = (plan.target.to_string(), plan.arguments());
+        Ok(Self { child, target, port, said, listening: false, arguments })
     }
 
     /// The process; `None` when it has ended.
@@ -242,10 +245,24 @@ impl Ssh {
         if failure == SshFailure::PortTaken && !holder::is_free(self.port) {
             return TunnelError::PortTaken { port: self.port, holder: holder::of(self.port) };
         }
-        if let SshFailure::HostKeyChanged { known, place: Some((path, line)), .. } = &mut failure {
-            *known = fingerprint_in(path, *line).await;
+        if let SshFailure::HostKeyChanged { known, place, forget, .. } = &mut failure {
+            let files = self.known_hosts().await;
+            // A file that `ssh` does not look into was named by somebody else.
+            *place = place.take().filter(|(path, _)| files.as_ref().is_some_and(|files| files.looks_into(path)));
+            *forget = files.map(|files| files.forget(place.as_ref().map(|(path, _)| path.as_path())).into());
+            if let Some((path, line)) = place {
+                *known = fingerprint_in(path, *line).await;
+            }
         }
         TunnelError::Ended { target: self.target.clone(), failure }
+    }
+
+    /// Where the client keeps the host's key, as it says itself.
+    async fn known_hosts(&self) -> Option<KnownHosts> {
+        let mut command = Command::new(program("ssh")?);
+        command.arg("-G").args(&self.arguments).env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(GOODBYE, command.output()).await.ok()?.ok()?;
+        KnownHosts::of(&String::from_utf8_lossy(&output.stdout))
     }
 
     /// Ends it: asked first, then killed.
