@@ -15,6 +15,7 @@ use super::output::Tone;
 use crate::config::audit::{Entry, Facts, Finding, Severity, audit};
 use crate::config::load::FilesAndCommands;
 use crate::config::resolve::{self, Flags};
+use crate::config::spelling::misspelt;
 
 /// `security ...`.
 #[derive(Debug, Subcommand)]
@@ -48,7 +49,8 @@ impl SecurityCommand {
         let auth = resolve::server_auth(&loaded.config, &loaded.environment, &Flags::default(), &access);
         let entries = entries(context);
         let mode = auth.ok().map(|auth| auth.mode);
-        let found = audit(&Facts { config: &loaded.config, mode, entries: &entries });
+        let found =
+            audit(&Facts { config: &loaded.config, mode, entries: &entries, misspelt: &misspelt(&loaded.document) });
         let count = |severity| found.iter().filter(|finding| finding.severity == severity).count();
         let [critical, warn, info] = [Severity::Critical, Severity::Warn, Severity::Info].map(count);
         if self.prints_json() {
@@ -70,7 +72,7 @@ fn print(context: &Context, found: &[Finding]) -> Result<(), CliError> {
             Severity::Warn => Tone::Warning,
             Severity::Info => Tone::Faint,
         };
-        output.line(&format!("{}  {}", output.paint(tone, finding.severity.as_str()), finding.key))?;
+        output.painted(&[(tone, finding.severity.as_str()), (Tone::Plain, &format!("  {}", finding.key))])?;
         output.line(&format!("  {}", finding.what))?;
         output.line(&format!("  fix: {}", finding.fix))?;
     }

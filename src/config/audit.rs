@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::Config;
 use super::model::{AuthMode, Bind, TailscaleMode};
 use super::secret_ref::SecretInput;
+use super::{Config, Problem};
 use crate::rpc::scope::Scope;
 
 /// Characters of a shared secret below which it can be guessed: 16 of `openssl rand -hex` are 64 bits.
@@ -80,12 +80,17 @@ pub struct Facts<'a> {
     pub mode: Option<AuthMode>,
     /// The files that exist.
     pub entries: &'a [Entry],
+    /// Keys that are probably misspelt.
+    pub misspelt: &'a [Problem],
 }
 
 /// Judges an installation; the worst first.
 pub fn audit(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found = Found(Vec::new());
     files(facts, &mut found);
+    for Problem { key, message, .. } in facts.misspelt {
+        found.add(Severity::Warn, key.to_string(), format!("it {message}"), "correct the key, or remove it");
+    }
     access(facts, &mut found);
     proxies(facts, &mut found);
     pages(facts, &mut found);
@@ -337,7 +342,7 @@ mod tests {
 
     fn findings(gateway: &str, mode: AuthMode) -> Vec<(Severity, String)> {
         let config = config(gateway);
-        let found = audit(&Facts { config: &config, mode: Some(mode), entries: &[] });
+        let found = audit(&Facts { config: &config, mode: Some(mode), entries: &[], misspelt: &[] });
         assert!(found.iter().all(|finding| !finding.what.is_empty() && !finding.fix.is_empty()));
         found.into_iter().map(|finding| (finding.severity, finding.key)).collect()
     }
@@ -416,7 +421,8 @@ mod tests {
         let entry = |mode, is_secret, is_folder| Entry { path: "/x".into(), mode, is_own: true, is_secret, is_folder };
         let worst = |entry: Entry| {
             let config = Config::default();
-            let found = audit(&Facts { config: &config, mode: Some(AuthMode::Token), entries: &[entry] });
+            let found =
+                audit(&Facts { config: &config, mode: Some(AuthMode::Token), entries: &[entry], misspelt: &[] });
             found.first().map(|finding| (finding.severity, finding.fix.clone()))
         };
         assert_eq!(worst(entry(0o100_600, true, false)), None);

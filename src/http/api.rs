@@ -44,7 +44,7 @@ pub const TABLE: &[(&str, bool, &str)] = &[
         true,
         "what a Control UI is told before it connects; below `gateway.controlUi.basePath`",
     ),
-    ("GET /healthz, /readyz, /startupz", true, "probes, without auth"),
+    ("GET /healthz, /readyz, /startupz", true, "probes, without auth; `/readyz` is 503 while the disk takes no writes"),
     (
         "POST /v1/chat/completions",
         true,

@@ -53,6 +53,7 @@ use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
 use crate::secret::SecretHash;
 use crate::shutdown::Shutdown;
+use crate::store::Fault;
 use crate::system::journal::plain;
 use crate::tailscale::{LocalApi, localapi};
 use crate::ws::close::{Close, CloseCode};
@@ -591,6 +592,11 @@ impl Admission {
             1 => Readiness::Ready,
             _ => Readiness::Draining,
         }
+    }
+
+    /// What keeps state from the disk, if anything does.
+    pub fn fault(&self) -> Option<Fault> {
+        self.domains.system.fault()
     }
 
     /// Milliseconds since the start.

@@ -25,6 +25,7 @@ use crate::http::{self, Answer, Readiness, Site, Upgraded};
 use crate::net::preauth::{Full, Slot};
 use crate::net::stream::Stream;
 use crate::net::tls::{HandshakeError, Tls};
+use crate::store::Fault;
 
 /// Seconds between two lines that say the same.
 const SAY_AGAIN_S: u32 = 60;
@@ -142,6 +143,10 @@ impl Site for Visit {
 
     fn readiness(&self) -> Readiness {
         self.admission.readiness()
+    }
+
+    fn fault(&self) -> Option<&'static str> {
+        self.admission.fault().map(Fault::as_str)
     }
 
     fn uptime_ms(&self) -> u64 {
