@@ -16,7 +16,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::config::decode::Problem;
+use crate::config::decode::{Decoded, Problem};
 use crate::config::edit::EditError;
 use crate::config::load::{FilesAndCommands, LoadError, SaveError, Source, check, load, save, with_dotenv};
 use crate::config::model::ReloadMode;
@@ -403,7 +403,7 @@ impl Edit {
         let path = &self.source.path;
         // What was not valid before tells nothing.
         let before = check(&self.document, self.environment.clone()).ok().map(|(decoded, _)| decoded);
-        let mut warnings = self.warnings(edited, before.as_ref().map_or(&[], |before| &before.notices));
+        let mut warnings = self.warnings(edited, before.as_ref());
         let mut text = done.to_owned();
         let mut needs_restart = false;
         if dry_run {
@@ -428,13 +428,16 @@ impl Edit {
     }
 
     /// What is new in the result, allowed, and hardly meant.
-    fn warnings(&self, edited: &Edited, before: &[Problem]) -> Vec<String> {
+    fn warnings(&self, edited: &Edited, before: Option<&Decoded>) -> Vec<String> {
+        let notices = before.map_or(&[][..], |before| &before.notices);
         let is_new = |notice: &&Problem| {
-            !before.iter().any(|before| (&before.key, &before.message) == (&notice.key, &notice.message))
+            !notices.iter().any(|before| (&before.key, &before.message) == (&notice.key, &notice.message))
         };
         let mut warnings: Vec<String> =
             edited.notices.iter().filter(is_new).map(|notice| format!("{} {}", notice.key, notice.message)).collect();
-        warnings.extend(judge::page(&edited.config).map(|message| format!("{} {message}", judge::PAGE_KEY)));
+        let page = judge::page(&edited.config)
+            .filter(|page| before.and_then(|it| judge::page(&it.config)).as_ref() != Some(page));
+        warnings.extend(page.map(|message| format!("{} {message}", judge::PAGE_KEY)));
         // What a command gives is not asked for at each edit, and another environment may have the variable.
         let hurdle = judge::start(&edited.config, &edited.environment, &self.paths, None);
         warnings.extend(hurdle.map(|hurdle| format!("a gateway would not start with this: {hurdle}")));

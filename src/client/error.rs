@@ -303,7 +303,14 @@ impl ConnectError {
                 "Check the port: is {} the gateway's? A proxy in front may also answer with a page of its own, such as a login.",
                 url.authority()
             )),
-            // A port that speaks TLS says so, or answers with what is no HTTP.
+            // A port that speaks TLS says so (a gateway's does, and nginx's), or answers with what is no HTTP.
+            ConnectFailure::Http(answer)
+                if !url.is_tls()
+                    && answer.status == StatusCode::BAD_REQUEST
+                    && answer.says.as_ref().is_some_and(|says| says.contains("TLS") || says.contains("HTTPS")) =>
+            {
+                Some(format!("Is it wss://{} there?", url.authority()))
+            }
             ConnectFailure::NotHttp(_) if !url.is_tls() => {
                 Some(format!("Is it wss://{} there? Else check the port: is it the gateway's?", url.authority()))
             }

@@ -153,6 +153,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         ..Bounds::default()
     };
     make_private(&paths.state_dir)?;
+    // Before the log: of a folder that cannot be used, this says why.
+    let lock = Arc::new(StateLock::take(&paths.state_dir)?);
     let log_dir = config
         .logging
         .file
@@ -161,7 +163,6 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         .map_or_else(|| paths.state_dir.join("logs"), Into::into);
     make_private(&log_dir)?;
     let _logging = logging::start(&log_dir, log_style(&config, verbose))?;
-    let lock = Arc::new(StateLock::take(&paths.state_dir)?);
     let descriptors = descriptors::raise();
     let addresses: Vec<_> = start.listen.addresses.iter().map(|ip| SocketAddr::new(*ip, start.listen.port)).collect();
     let listeners = bind::bind_all(&addresses)?;
