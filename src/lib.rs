@@ -38,6 +38,7 @@ pub mod clock;
 pub mod config;
 pub mod conn;
 pub mod devices;
+pub mod disk;
 #[cfg(feature = "internals")]
 pub mod fuzz;
 pub mod http;

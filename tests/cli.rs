@@ -26,7 +26,11 @@ fn the_commands_a_person_types_first() {
     assert!(account.ok(&["gateway", "health"]).starts_with("Gateway health\nOK ("));
     assert!(account.ok(&["gateway", "call", "health"]).starts_with("Gateway call: health\n{\n"));
     let status = account.ok(&["status", "--deep"]);
-    assert!(status.contains("token from OPENCLAW_GATEWAY_TOKEN") && status.contains("read-only"), "{status}");
+    assert!(status.contains("token from OPENCLAW_GATEWAY_TOKEN") && status.contains("Connect    ok in"), "{status}");
+    assert!(
+        !status.contains("read-only"),
+        "what the probe asked for says nothing of what the token is good for: {status}"
+    );
     assert!(account.ok(&["gateway", "probe"]).starts_with("Reachable  yes"));
     assert!(account.ok(&["gateway", "status", "--require-rpc"]).contains("ok in"));
     assert_eq!(account.ok(&["nodes", "status"]), "Known: 0 · Paired: 0 · Connected: 0\n");
@@ -39,6 +43,48 @@ fn the_commands_a_person_types_first() {
     for line in status.lines() {
         assert!(!line.contains('\x1b'), "no colours in a pipe: {line}");
     }
+}
+
+#[test]
+fn colours_are_whole_and_names_are_stripped() {
+    let setup = Setup::new().config(&json!({"gateway": {"bind": "lan", "auth": {"token": "short"}}}));
+    let gateway = setup.arg("--bind").arg("loopback").start();
+    let state = tempfile::tempdir().unwrap();
+    let node = node(gateway.port, state.path(), "Kitchen \x1b[31mpi");
+    let account = Account::of(&gateway)
+        .env("FORCE_COLOR", "1")
+        .env("OPENCLAW_STATE_DIR", gateway.state_dir().display().to_string());
+    let url = format!("http://127.0.0.1:{}", gateway.port);
+    for line in [
+        "security audit",
+        "status --all",
+        "gateway status",
+        "gateway probe",
+        "gateway explain",
+        "gateway discover",
+        "health",
+        "nodes status",
+        "nodes list",
+        "nodes pending",
+        "nodes describe --node kitchen-31mpi",
+        "devices list",
+        "system presence",
+        "approvals list",
+        "sessions list",
+        "models list",
+        "qr --url wss://gw.example",
+        &format!("doctor proxy {url}"),
+    ] {
+        let ran = account.run(&line.split(' ').collect::<Vec<_>>());
+        let from_the_name = ran.out.matches("Kitchen \u{fffd}[31mpi").count();
+        assert_eq!(ran.out.matches('\u{fffd}').count(), from_the_name, "{line}: {:?}", ran.out);
+        assert!(!ran.out.contains("Kitchen \x1b"), "{line}: {:?}", ran.out);
+    }
+    for line in ["security audit", "qr --url wss://gw.example", "gateway probe"] {
+        assert!(account.run(&line.split(' ').collect::<Vec<_>>()).out.contains("\x1b["), "{line}");
+    }
+    drop(gateway);
+    node.join().unwrap();
 }
 
 #[test]
@@ -88,12 +134,83 @@ fn a_failure_is_one_and_a_mistake_is_two() {
         let ran = account.run(mistake);
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{mistake:?}: {}", ran.err);
     }
+    let mistaken = account.run(&["health", "--json", "--timeout", "soon"]);
+    let report: Value = serde_json::from_str(&mistaken.out).unwrap();
+    assert_eq!((mistaken.code, &report["error"]["code"]), (2, &json!("USAGE")), "{}", mistaken.out);
+    assert!(mistaken.err.contains("--timeout"), "{}", mistaken.err);
+    for mistake in [&["doctor", "proxy", "rubbish"][..], &["gateway", "--token", ""], &["gateway", "--password", " "]] {
+        let ran = account.run(mistake);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{mistake:?}: {}", ran.err);
+    }
     let port = closed_port().to_string();
     let nobody = Account::new().env("OPENCLAW_GATEWAY_PORT", port);
     assert!(nobody.run(&["health"]).err.contains("Is the gateway running? Start it with: clawgate gateway"));
     assert_eq!(nobody.run(&["status"]).code, 1);
     assert_eq!(nobody.run(&["gateway", "status"]).code, 0);
     assert_eq!(nobody.run(&["gateway", "status", "--require-rpc"]).code, 1);
+}
+
+#[test]
+fn a_refusal_says_what_the_gateway_takes_and_what_was_sent() {
+    let config = json!({"gateway": {"auth": {"mode": "password", "password": "the-password"}}});
+    let gateway = Setup::new().no_token().config(&config).start();
+    let url = format!("ws://127.0.0.1:{}", gateway.port);
+    let err = Account::new().fails(&["health", "--url", &url, "--token", "x"]);
+    assert!(err.contains("This gateway takes a password; a token was sent."), "{err}");
+    assert!(err.contains("--password, or set OPENCLAW_GATEWAY_PASSWORD, or gateway.auth.password"), "{err}");
+    let gateway = Gateway::start();
+    let url = format!("ws://127.0.0.1:{}", gateway.port);
+    let err = Account::new().fails(&["health", "--url", &url, "--password", "x"]);
+    assert!(
+        err.contains("This gateway takes a token; a password was sent.") && !err.contains("remote.token."),
+        "{err}"
+    );
+    // Its own account, whose file has no token: the gateway's is from a flag.
+    let account = Account::new()
+        .env("OPENCLAW_STATE_DIR", gateway.state_dir().display().to_string())
+        .env("OPENCLAW_GATEWAY_PORT", gateway.port.to_string());
+    let err = account.fails(&["health"]);
+    assert!(err.contains("The gateway that runs here has a secret that"), "{err}");
+}
+
+#[test]
+fn a_new_token_counts_when_config_set_returns() {
+    let gateway = Setup::new().no_token().config(&json!({"gateway": {"auth": {"token": "the-first-token"}}})).start();
+    let account = Account::new()
+        .env("OPENCLAW_STATE_DIR", gateway.state_dir().display().to_string())
+        .env("OPENCLAW_GATEWAY_PORT", gateway.port.to_string());
+    assert!(account.ok(&["health"]).starts_with("OK"));
+    assert_eq!(
+        account.ok(&["config", "set", "gateway.auth.token", "the-second-token"]),
+        "Updated gateway.auth.token.\n"
+    );
+    assert!(account.ok(&["health"]).starts_with("OK"));
+    assert!(account.ok(&["config", "set", "gateway.tls.enabled", "true"]).contains("Restart the gateway to apply it."));
+    let refused = account.run(&["config", "set", "gateway.auth.mode", "trusted-proxy"]);
+    assert!(refused.err.contains("would not start") && refused.err.contains("does not take this"), "{}", refused.err);
+    assert!(account.fails(&["config", "set", "gateway.auth.token", ""]).contains("can't be empty"));
+    // Without a gateway there is nothing to restart.
+    assert_eq!(Account::new().ok(&["config", "set", "gateway.mode", "remote"]), "Updated gateway.mode.\n");
+}
+
+#[test]
+fn a_setup_code_speaks_of_the_flags_that_were_typed() {
+    let gateway = Gateway::start();
+    let account = Account::of(&gateway);
+    let err = account.fails(&["qr"]);
+    assert!(err.contains("only this host") && err.contains("clawgate qr --url wss://HOST"), "{err}");
+    let err = account.fails(&["qr", "--url", "http://foo.example"]);
+    assert!(err.contains("--url ") && !err.contains("request.publicUrl"), "{err}");
+    let out = account.ok(&["qr", "--url", "wss://gw.example", "--no-ascii"]);
+    assert!(out.contains("wss://gw.example (--url)"), "{out}");
+}
+
+#[test]
+fn a_port_that_speaks_tls_is_told_to_who_came_without() {
+    let gateway = Setup::new().config(&json!({"gateway": {"tls": {"enabled": true}}})).start();
+    let url = format!("ws://127.0.0.1:{}", gateway.port);
+    let err = Account::new().fails(&["health", "--url", &url, "--token", TOKEN]);
+    assert!(err.contains(&format!("Is it wss://127.0.0.1:{}", gateway.port)), "{err}");
 }
 
 /// Contract 4.2 to 4.8, with real files and variables.
@@ -227,7 +344,7 @@ fn a_node_from_its_first_request_to_its_removal() {
     assert_eq!(account.run(&invoke).code, 1, "not before it is approved");
     let unknown = account.run(&["nodes", "approve", "nope"]);
     assert!(unknown.code == 1 && unknown.err.contains(request), "{}", unknown.err);
-    assert_eq!(account.json(&["nodes", "approve", request])["requestId"], request);
+    assert_eq!(account.json(&["nodes", "approve", &request[..8]])["requestId"], request);
     assert_eq!(account.json(&invoke)["payload"], json!({"ran": "system.which"}));
 
     account.ok(&["nodes", "rename", "--node", "kitchen-31mpi", "--name", "Pantry"]);
@@ -313,6 +430,8 @@ fn the_security_audit_names_key_and_fix_and_fails_on_what_is_critical() {
             "{finding}"
         );
     }
+    let typo = Account::new().config(&json!({"gatway": {"port": 1}}));
+    assert!(typo.run(&["security", "audit"]).out.contains("gateway was probably meant"));
     let text = account.run(&["security", "audit"]);
     assert!(text.out.contains("fix: clawgate config set gateway.auth.token"), "{}", text.out);
     assert_eq!(Account::new().ok(&["security", "audit"]).trim(), "0 critical, 0 to look at, 0 to know");

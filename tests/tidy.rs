@@ -14,6 +14,7 @@ static LAYERS: [Layer; 6] = [
     Layer { name: "0 words", pure: true, rooms: &[
         Room("address", ""),
         Room("clock", ""),
+        Room("disk", ""),
         Room("limits", ""),
         Room("text", ""),
         Room("wake", ""),

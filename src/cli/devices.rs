@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::error::CliError;
-use super::nodes::short;
-use super::output::{Table, Tone};
+use super::nodes::{by_beginning, short};
+use super::output::{Json, Table, Tone};
 use super::parse_result;
 use super::target::{GatewayFlags, Target, scopes_for};
 use super::time::ago;
@@ -44,7 +44,7 @@ pub(super) enum DevicesCommand {
 /// Which request to approve.
 #[derive(Debug, Args)]
 pub(super) struct ApproveArgs {
-    /// The request's id; without it, the newest one is shown and nothing is approved
+    /// The request's id or its beginning; without it, the newest one is shown and nothing is approved
     #[arg(value_name = "REQUEST_ID")]
     request_id: Option<String>,
     /// Show the newest request, whatever the id
@@ -57,7 +57,7 @@ pub(super) struct ApproveArgs {
 /// Which request.
 #[derive(Debug, Args)]
 pub(super) struct RequestArgs {
-    /// The request's id, from: devices list
+    /// The request's id or its beginning, from: devices list
     #[arg(value_name = "REQUEST_ID")]
     request_id: String,
     #[command(flatten)]
@@ -119,15 +119,16 @@ fn role(text: &str) -> Result<Role, String> {
 
 impl DevicesCommand {
     /// Whether the result, and so an error, is printed as JSON.
-    pub(super) fn prints_json(&self) -> bool {
+    pub(super) fn prints_json(&self) -> Json {
         match self {
-            Self::List(flags) => flags.json,
-            Self::Approve(args) => args.gateway.json,
-            Self::Reject(args) => args.gateway.json,
-            Self::Remove(args) => args.gateway.json,
-            Self::Rename(args) => args.gateway.json,
-            Self::Rotate(_) | Self::Revoke(_) => true,
-            Self::JoinCode(flags) => flags.json,
+            Self::List(flags) => Json::asked(flags.json),
+            Self::Approve(args) => Json::asked(args.gateway.json),
+            Self::Reject(args) => Json::asked(args.gateway.json),
+            Self::Remove(args) => Json::asked(args.gateway.json),
+            Self::Rename(args) => Json::asked(args.gateway.json),
+            Self::Rotate(args) => Json::result(args.token.gateway.json),
+            Self::Revoke(args) => Json::result(args.gateway.json),
+            Self::JoinCode(flags) => Json::asked(flags.json),
         }
     }
 
@@ -142,8 +143,12 @@ impl DevicesCommand {
             Self::List(flags) => list(context, &flags).await?,
             Self::Approve(args) => return approve(context, &args).await,
             Self::Reject(args) => {
-                let params = json!({"requestId": args.request_id});
-                let result = target(&args.gateway)?.call_once("device.pair.reject", &params).await?;
+                let target = target(&args.gateway)?;
+                let connection = target.connect(scopes_for(["device.pair.list", "device.pair.reject"])).await?;
+                let raw = target.call(&connection, "device.pair.list", &json!({})).await?;
+                let devices: Devices = parse_result("device.pair.list", &raw)?;
+                let params = json!({"requestId": devices.request(&args.request_id)?.request_id});
+                let result = target.call(&connection, "device.pair.reject", &params).await?;
                 if args.gateway.json {
                     output.json(result.get())?;
                 } else {
@@ -308,6 +313,19 @@ fn brief(scopes: &[String]) -> String {
 }
 
 impl Devices {
+    /// The request that is meant: by its id or by its beginning.
+    fn request(&self, query: &str) -> Result<&Pending, CliError> {
+        by_beginning(query, &self.pending, |request| &request.request_id).map_err(|why| {
+            let ids: Vec<&str> = self.pending.iter().map(|request| request.request_id.as_str()).collect();
+            let known = if ids.is_empty() {
+                "no device waits for approval".into()
+            } else {
+                format!("pending: {}", ids.join(", "))
+            };
+            why.error(&format!("device request {query}"), &known, "clawgate devices list")
+        })
+    }
+
     /// The id of a paired device that is meant: by itself or by its beginning.
     fn id(&self, query: &str) -> Result<String, CliError> {
         let query = query.trim();
@@ -410,17 +428,13 @@ async fn approve(context: &Context, args: &ApproveArgs) -> Result<ExitCode, CliE
     let target = Target::resolve(context, &args.gateway, Purpose::Call, TIMEOUT)?;
     let (connection, devices) = fetch(&target).await?;
     let wanted = args.request_id.as_deref().filter(|_| !args.latest);
-    let request = match wanted {
-        Some(id) => devices.pending.iter().find(|request| request.request_id == id),
-        None => devices.pending.iter().max_by_key(|request| request.ts),
+    let newest = || {
+        let newest = devices.pending.iter().max_by_key(|request| request.ts);
+        newest.ok_or_else(|| {
+            CliError::with_advice("no device waits for approval", "Look again with: clawgate devices list")
+        })
     };
-    let Some(request) = request else {
-        let message = wanted.map_or_else(
-            || "no device waits for approval".to_owned(),
-            |id| format!("no device request {id} waits for approval"),
-        );
-        return Err(CliError::with_advice(message, "Look again with: clawgate devices list"));
-    };
+    let request = wanted.map_or_else(newest, |id| devices.request(id))?;
     if wanted.is_none() {
         // What is approved must have been looked at: the newest one may have come this very moment.
         let id = &request.request_id;
@@ -489,7 +503,12 @@ async fn change_token(
         params["scopes"] = json!(scopes);
     }
     let result = target.call(&connection, method, &params).await?;
-    context.output.json(result.get())
+    // A new token is in the result, and nowhere else.
+    let has_token = method == "device.token.rotate";
+    if args.gateway.json || has_token || !context.output.is_for_person() {
+        return context.output.json(result.get());
+    }
+    context.output.line(&format!("Revoked the token of {id} for the role {}", args.role.as_str()))
 }
 
 #[cfg(test)]

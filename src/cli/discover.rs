@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::error::CliError;
 use super::output::{Table, Tone};
-use crate::client::error::ConnectFailure;
+use crate::client::error::{ConnectError, ConnectFailure};
 use crate::client::{self, ConnectOptions, GatewayUrl};
 use crate::rpc::scope::ScopeSet;
 
@@ -109,21 +109,18 @@ fn places(context: &Context) -> Vec<Place> {
     all.into_iter().flatten().filter(|place| seen.insert(place.url.to_string())).collect()
 }
 
-/// Asks who is there, without saying who asks. What refuses us for want of credentials is a gateway.
+/// Sees who is there, without saying who asks: what greets like a gateway is one.
 async fn knock(place: &Place, patience: Duration) -> Option<Value> {
     let started = Instant::now();
     let mut options = ConnectOptions::operator(place.url.clone(), ScopeSet::EMPTY);
     options.timeout = patience;
-    let (version, needs) = match client::connect(&options).await {
-        Ok((connection, _)) => (Some(connection.hello().server_version.clone()), None),
-        Err(error) => match error.cause {
-            ConnectFailure::Refused(refusal) => (None, Some(refusal.specific_code().to_owned())),
-            // Somebody speaks TLS there, with a certificate that is not known here.
-            ConnectFailure::Tls(client::tls::TlsFailure::Untrusted { .. }) => {
-                (None, Some("CERTIFICATE_UNKNOWN".into()))
-            }
-            _ => return None,
-        },
+    let needs = match client::knock(&options).await {
+        Ok(_) => None,
+        // Somebody speaks TLS there, with a certificate that is not known here.
+        Err(ConnectError { cause: ConnectFailure::Tls(client::tls::TlsFailure::Untrusted { .. }), .. }) => {
+            Some("CERTIFICATE_UNKNOWN")
+        }
+        Err(_) => return None,
     };
     Some(json!({
         "wsUrl": place.url.to_string(),
@@ -131,7 +128,8 @@ async fn knock(place: &Place, patience: Duration) -> Option<Value> {
         "port": place.url.port(),
         "gatewayTls": place.url.is_tls(),
         "source": place.why,
-        "version": version,
+        // A gateway says it to those whom it lets in.
+        "version": Value::Null,
         "needs": needs,
         "latencyMs": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }))

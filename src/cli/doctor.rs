@@ -37,7 +37,7 @@ pub(super) enum DoctorCommand {
 /// Through which proxy.
 #[derive(Debug, Args)]
 pub(super) struct ProxyArgs {
-    /// The address of the proxy, as its users type it; without http:// the request is made by hand
+    /// The address of the proxy, as its users type it; through https://, and without it, the request is made by hand
     #[arg(value_name = "PROXY_URL")]
     proxy: Option<String>,
     /// A header line to send, such as the session's "Cookie: ..."; may be given several times
@@ -68,18 +68,23 @@ impl DoctorCommand {
     /// What went wrong, for [`super::output::Output::fail`].
     pub(super) async fn run(self, context: &Context) -> Result<ExitCode, CliError> {
         let Self::Proxy(args) = self;
+        let proxy = args.proxy.as_deref().map(address).transpose()?;
         let target = Target::resolve(context, &args.gateway, Purpose::Call, TIMEOUT)?;
         let connection = target.connect(scopes_for(["gateway.doctor.proxy.begin"])).await?;
         let raw = target.call(&connection, "gateway.doctor.proxy.begin", &json!({})).await?;
         let begun: Begun = parse_result("gateway.doctor.proxy.begin", &raw)?;
-        let status = match args.proxy.as_deref().and_then(|proxy| Url::parse(proxy).ok()) {
-            Some(url) if url.scheme() == "http" => Some(send(&url, &begun, &args.header).await?),
+        let status = match &proxy {
+            Some(url) if url.scheme() == "http" => Some(send(url, &begun, &args.header).await?),
             _ => {
-                let proxy = args.proxy.as_deref().unwrap_or("https://YOUR-PROXY").trim_end_matches('/');
+                let proxy = proxy.as_ref().map_or("https://YOUR-PROXY", Url::as_str).trim_end_matches('/');
                 context.output.note("Send this request through the proxy, with the session of a user who may come in:");
                 context
                     .output
                     .note(&format!("  curl -i -H '{}: {}' '{proxy}{}'", begun.header, begun.number, begun.path));
+                let seconds = target.left().as_secs();
+                context
+                    .output
+                    .note(&format!("Waiting for it, up to {seconds} s; Ctrl-C ends, --timeout MS waits longer."));
                 None
             }
         };
@@ -91,6 +96,14 @@ impl DoctorCommand {
         }
         let good = report["advice"].as_array().is_some_and(Vec::is_empty);
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// The address of a proxy.
+fn address(text: &str) -> Result<Url, CliError> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        _ => Err(CliError::Usage(format!("{text} is no address of a proxy: it takes http://HOST or https://HOST"))),
     }
 }
 
@@ -173,10 +186,10 @@ fn print(context: &Context, report: &Value) -> Result<(), CliError> {
     }
     let advice: Vec<_> = report["advice"].as_array().into_iter().flatten().collect();
     if advice.is_empty() {
-        output.line(&output.paint(Tone::Good, "all is well"))?;
+        output.painted(&[(Tone::Good, "all is well")])?;
     }
     for line in advice {
-        output.line(&format!("{}    {}", output.paint(Tone::Warning, "change"), text(line)))?;
+        output.painted(&[(Tone::Warning, "change"), (Tone::Plain, &format!("    {}", text(line)))])?;
     }
     Ok(())
 }

@@ -33,6 +33,14 @@ pub(super) enum CliError {
     /// The gateway did not do what it was asked.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// The gateway did not do what it was asked, and the command knows better than the gateway what to do.
+    #[error("{refusal}")]
+    Refused {
+        /// What the gateway answered.
+        refusal: Box<RemoteError>,
+        /// What to do.
+        advice: Option<String>,
+    },
     /// Nothing says where to connect, or with what.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
@@ -94,6 +102,7 @@ impl CliError {
     pub(super) fn advice(&self) -> Vec<String> {
         match self {
             Self::Connect { error, via } => error.advice().into_iter().chain([via.clone()]).collect(),
+            Self::Refused { advice, .. } => advice.iter().cloned().collect(),
             Self::Call(error) => error.advice().into_iter().collect(),
             Self::Other { advice, .. } => advice.iter().cloned().collect(),
             _ => Vec::new(),
@@ -104,11 +113,13 @@ impl CliError {
     pub(super) fn report(&self) -> Report<'_> {
         let mut body = match self {
             Self::Call(CallError::Remote(remote)) => Body::request(remote),
+            Self::Refused { refusal, .. } => Body::request(refusal),
             Self::Call(CallError::Timeout { after, .. }) => {
                 Body { timeout_ms: Some(millis(*after)), ..Body::transport("timeout") }
             }
             Self::Call(CallError::Disconnected(end)) => Body::closed(end),
             Self::Connect { error, .. } => Body::connect(error),
+            Self::Usage(_) | Self::Profile(_) => Body { code: Some(Code::Answer("USAGE")), ..Body::default() },
             _ => Body::default(),
         };
         body.message = self.to_string();

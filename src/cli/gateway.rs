@@ -130,7 +130,7 @@ impl GatewayRun {
     /// What the command line says, for [`resolve::start`].
     ///
     /// # Errors
-    /// The password file cannot be read, or is empty.
+    /// A secret is empty, or the password file cannot be read.
     pub(super) fn flags(&self) -> Result<resolve::Flags, CliError> {
         let password = match &self.password_file {
             Some(path) => {
@@ -142,17 +142,27 @@ impl GatewayRun {
                 }
                 Some(Secret::new(text))
             }
-            None => self.password.as_deref().map(Secret::new),
+            None => secret("--password", self.password.as_deref())?,
         };
         Ok(resolve::Flags {
             port: self.port,
             bind: self.bind,
             auth: self.auth,
-            token: self.token.as_deref().map(Secret::new),
+            token: secret("--token", self.token.as_deref())?,
             password,
             tailscale: self.tailscale,
             allow_unconfigured: self.allow_unconfigured,
         })
+    }
+}
+
+/// The secret of a flag. An empty one is most likely a variable that is not set: `--token "$TOKEN"`.
+fn secret(flag: &str, text: Option<&str>) -> Result<Option<Secret>, CliError> {
+    match text {
+        Some(text) if text.trim().is_empty() => Err(CliError::Usage(format!(
+            "{flag} is empty, and an empty secret lets everybody in. Is a variable not set?"
+        ))),
+        text => Ok(text.map(Secret::new)),
     }
 }
 
@@ -457,6 +467,13 @@ mod tests {
         assert!(run.flags().unwrap_err().to_string().contains("empty"));
         std::fs::write(&path, "s3cret\n").unwrap();
         assert!(run.flags().unwrap().password.unwrap().matches("s3cret"));
+        let empty = |token: Option<&str>, password: Option<&str>| {
+            let text = |text: Option<&str>| text.map(str::to_owned);
+            let run = GatewayRun { token: text(token), password: text(password), password_file: None, ..run.clone() };
+            run.flags().unwrap_err()
+        };
+        assert!(matches!(empty(Some(""), None), CliError::Usage(text) if text.contains("--token is empty")));
+        assert!(matches!(empty(None, Some(" ")), CliError::Usage(text) if text.contains("--password is empty")));
     }
 
     #[test]

@@ -44,7 +44,7 @@ use serde_json::value::RawValue;
 
 use self::context::Context;
 use self::error::CliError;
-use self::output::Output;
+use self::output::{Json, Output};
 use crate::client::error::CallError;
 use crate::config::Profile;
 use crate::limits::CLOSE_GRACE;
@@ -54,7 +54,7 @@ use crate::{server, task};
 #[derive(Debug, Parser)]
 #[command(name = "clawgate", version, propagate_version = true, max_term_width = 100)]
 struct Cli {
-    /// Use the configuration, state and port of this profile (~/.openclaw-NAME)
+    /// Use the configuration and state of this profile (~/.openclaw-NAME); give it a gateway.port of its own
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "dev")]
     profile: Option<String>,
     /// Use the development profile (~/.openclaw-dev, port 19001)
@@ -134,16 +134,16 @@ enum Command {
 
 impl Command {
     /// Whether an error is printed as JSON, too.
-    fn prints_json(&self) -> bool {
-        match self {
+    fn prints_json(&self) -> Json {
+        Json::asked(match self {
+            Self::Nodes(command) => return command.prints_json(),
+            Self::Devices(command) => return command.prints_json(),
             Self::Gateway(command) => command.prints_json(),
             Self::Health(command) => command.prints_json(),
             Self::Status(command) => command.prints_json(),
             Self::Logs(command) => command.prints_json(),
             Self::Channels(command) => command.prints_json(),
             Self::Node(command) => command.prints_json(),
-            Self::Nodes(command) => command.prints_json(),
-            Self::Devices(command) => command.prints_json(),
             Self::Qr(args) => args.json,
             Self::System(command) => command.prints_json(),
             #[cfg(feature = "tui")]
@@ -157,9 +157,9 @@ impl Command {
             Self::Models(command) => command.prints_json(),
             Self::Pairing(command) => command.prints_json(),
             Self::Approvals(command) => command.prints_json(),
-            // `config` prints its own errors.
-            Self::Config(_) | Self::Completion { .. } => false,
-        }
+            Self::Config(command) => command.prints_json(),
+            Self::Completion { .. } => false,
+        })
     }
 }
 
@@ -170,17 +170,28 @@ pub fn command() -> clap::Command {
 
 /// Runs the program with these arguments, the first of which is its name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help that nobody reads is no failure.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return misunderstood(&error, &args),
     };
     let output = Output::new(cli.no_color);
     let json = cli.command.prints_json();
-    dispatch(cli, output).unwrap_or_else(|error| output.fail(&error, json))
+    dispatch(cli, output).unwrap_or_else(|error| output.fail_as(&error, json))
+}
+
+/// What clap says to a command line that makes no sense, or to one that asks for help. Nothing was parsed, so `--json` is
+/// looked for by hand.
+fn misunderstood(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    if error.use_stderr() && args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json") {
+        let text = error.render().to_string();
+        let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+        // Who closes standard output does not want to know.
+        let _ = Output::new(true).value(&CliError::Usage(text.to_owned()).report());
+    }
+    // Help that nobody reads is no failure.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
 fn dispatch(cli: Cli, output: Output) -> Result<ExitCode, CliError> {

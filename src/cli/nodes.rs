@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::context::Context;
 use super::error::CliError;
 use super::node_query;
-use super::output::{Table, Tone};
+use super::output::{Json, Table, Tone};
 use super::target::{GatewayFlags, Target, scopes_for};
 use super::time::{ago, parse_span};
 use super::{json_object, parse_result};
@@ -66,7 +66,7 @@ pub(super) struct ListArgs {
 /// Which request.
 #[derive(Debug, Args)]
 pub(super) struct RequestArgs {
-    /// The request's id, from: nodes pending
+    /// The request's id or its beginning, from: nodes pending
     #[arg(value_name = "REQUEST_ID")]
     request_id: String,
     #[command(flatten)]
@@ -113,14 +113,15 @@ pub(super) struct InvokeArgs {
 }
 
 impl NodesCommand {
-    /// The flags, for how errors are printed. Commands whose result is JSON print their errors so, too.
-    pub(super) fn prints_json(&self) -> bool {
+    /// How errors are printed. Commands whose result is JSON print their errors so, too.
+    pub(super) fn prints_json(&self) -> Json {
         match self {
-            Self::Status(args) | Self::List(args) => args.gateway.json,
-            Self::Pending(flags) => flags.json,
-            Self::Describe(args) | Self::Remove(args) => args.gateway.json,
-            Self::Rename(args) => args.node.gateway.json,
-            Self::Approve(_) | Self::Reject(_) | Self::Invoke(_) => true,
+            Self::Status(args) | Self::List(args) => Json::asked(args.gateway.json),
+            Self::Pending(flags) => Json::asked(flags.json),
+            Self::Describe(args) | Self::Remove(args) => Json::asked(args.gateway.json),
+            Self::Rename(args) => Json::asked(args.node.gateway.json),
+            Self::Approve(args) | Self::Reject(args) => Json::result(args.gateway.json),
+            Self::Invoke(args) => Json::result(args.node.gateway.json),
         }
     }
 
@@ -134,11 +135,7 @@ impl NodesCommand {
             Self::List(args) => list(context, &args).await?,
             Self::Pending(flags) => pending(context, &flags).await?,
             Self::Approve(args) => approve(context, &args).await?,
-            Self::Reject(args) => {
-                let target = Target::resolve(context, &args.gateway, Purpose::Call, TIMEOUT)?;
-                let result = target.call_once("node.pair.reject", &json!({"requestId": args.request_id})).await?;
-                context.output.json(result.get())?;
-            }
+            Self::Reject(args) => reject(context, &args).await?,
             Self::Describe(args) => describe(context, &args).await?,
             Self::Rename(args) => {
                 let text = |node: &Node| format!("Renamed {} to {}", node.node_id, args.name);
@@ -146,7 +143,16 @@ impl NodesCommand {
                 edit(context, &args.node, "node.rename", params, text).await?;
             }
             Self::Remove(args) => {
-                let text = |node: &Node| format!("Removed {} ({})", node.label(), node.node_id);
+                let text = |node: &Node| {
+                    // A node that knows the gateway's secret needs nobody to come back; what it may run waits again.
+                    format!(
+                        "Removed {} ({}). If it still has the gateway's token or password, it comes back when it next connects, \
+                         and asks for its commands anew. To keep it out: stop its node host, or change the secret \
+                         (clawgate config set gateway.auth.token \"...\").",
+                        node.label(),
+                        node.node_id
+                    )
+                };
                 edit(context, &args, "node.pair.remove", |node| json!({"nodeId": node.node_id}), text).await?;
             }
             Self::Invoke(args) => invoke(context, &args).await?,
@@ -257,6 +263,65 @@ struct Pending {
 #[serde(default)]
 struct PairList {
     pending: Vec<Pending>,
+}
+
+impl Pending {
+    /// What people call the node.
+    fn label(&self) -> String {
+        self.display_name.clone().unwrap_or_else(|| short(&self.node_id))
+    }
+}
+
+impl PairList {
+    /// The request that is meant: by its id or by its beginning.
+    fn request(&self, query: &str) -> Result<&Pending, CliError> {
+        by_beginning(query, &self.pending, |request| &request.request_id).map_err(|why| {
+            let ids: Vec<&str> = self.pending.iter().map(|request| request.request_id.as_str()).collect();
+            let known = if ids.is_empty() {
+                "no node waits for approval".into()
+            } else {
+                format!("pending: {}", ids.join(", "))
+            };
+            why.error(&format!("node pairing request {query}"), &known, "clawgate nodes pending")
+        })
+    }
+}
+
+/// Why nothing is meant by the beginning of an id.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unclear {
+    /// Nothing begins so.
+    Unknown,
+    /// All of these do.
+    Ambiguous(Vec<String>),
+}
+
+impl Unclear {
+    /// The error, for `what`; `known` is what there is, `look` the command that shows it.
+    pub(super) fn error(&self, what: &str, known: &str, look: &str) -> CliError {
+        match self {
+            Self::Unknown => {
+                CliError::with_advice(format!("unknown {what} ({known})"), format!("Look again with: {look}"))
+            }
+            Self::Ambiguous(ids) => {
+                CliError::with_advice(format!("ambiguous {what} (matches: {})", ids.join(", ")), "Give more of the id.")
+            }
+        }
+    }
+}
+
+/// The one of `all` whose id is `query`, or begins with it; four characters at least.
+pub(super) fn by_beginning<'a, T>(query: &str, all: &'a [T], id: impl Fn(&T) -> &String) -> Result<&'a T, Unclear> {
+    let query = query.trim();
+    if let Some(found) = all.iter().find(|one| id(one) == query) {
+        return Ok(found);
+    }
+    let matches: Vec<&T> = all.iter().filter(|one| query.len() >= 4 && id(one).starts_with(query)).collect();
+    match matches[..] {
+        [found] => Ok(found),
+        [] => Err(Unclear::Unknown),
+        _ => Err(Unclear::Ambiguous(matches.into_iter().map(|one| id(one).clone()).collect())),
+    }
 }
 
 /// The beginning of an id: enough to tell nodes apart, and to name one.
@@ -430,22 +495,31 @@ async fn approve(context: &Context, args: &RequestArgs) -> Result<(), CliError> 
     let mut connection = target.connect(look).await?;
     let raw = target.call(&connection, "node.pair.list", &json!({})).await?;
     let list: PairList = parse_result("node.pair.list", &raw)?;
-    let Some(request) = list.pending.iter().find(|request| request.request_id == args.request_id) else {
-        let ids: Vec<&str> = list.pending.iter().map(|request| request.request_id.as_str()).collect();
-        let known =
-            if ids.is_empty() { "no node waits for approval".into() } else { format!("pending: {}", ids.join(", ")) };
-        return Err(CliError::with_advice(
-            format!("unknown node pairing request {} ({known})", args.request_id),
-            "Look again with: clawgate nodes pending",
-        ));
-    };
+    let request = list.request(&args.request_id)?;
     // Approving powerful commands takes more than approving harmless ones; the gateway says how much.
     let needed = look.union(ScopeSet::parse(request.required_approve_scopes.iter().map(String::as_str)));
     if needed != look {
         connection = target.connect(needed).await?;
     }
-    let result = target.call(&connection, "node.pair.approve", &json!({"requestId": args.request_id})).await?;
-    context.output.json(result.get())
+    let result = target.call(&connection, "node.pair.approve", &json!({"requestId": request.request_id})).await?;
+    if args.gateway.json || !context.output.is_for_person() {
+        return context.output.json(result.get());
+    }
+    let commands = if request.commands.is_empty() { "no command".to_owned() } else { request.commands.join(", ") };
+    context.output.line(&format!("Approved {} ({}): {commands}", request.label(), short(&request.node_id)))
+}
+
+async fn reject(context: &Context, args: &RequestArgs) -> Result<(), CliError> {
+    let target = Target::resolve(context, &args.gateway, Purpose::Call, TIMEOUT)?;
+    let connection = target.connect(scopes_for(["node.pair.list", "node.pair.reject"])).await?;
+    let raw = target.call(&connection, "node.pair.list", &json!({})).await?;
+    let list: PairList = parse_result("node.pair.list", &raw)?;
+    let request = list.request(&args.request_id)?;
+    let result = target.call(&connection, "node.pair.reject", &json!({"requestId": request.request_id})).await?;
+    if args.gateway.json || !context.output.is_for_person() {
+        return context.output.json(result.get());
+    }
+    context.output.line(&format!("Rejected what {} ({}) asked for", request.label(), short(&request.node_id)))
 }
 
 async fn describe(context: &Context, args: &NodeArgs) -> Result<(), CliError> {
@@ -552,6 +626,21 @@ mod tests {
         assert_eq!(status(waiting), (Tone::Warning, "connected, approval pending".into()));
         let gone = json!({"connected": false, "paired": true, "lastSeenAtMs": 2_800_000});
         assert_eq!(status(gone), (Tone::Faint, "offline (seen 2h ago)".into()));
+    }
+
+    #[test]
+    fn a_request_is_meant_by_the_beginning_of_its_id() {
+        let pending = |id: &str| Pending { request_id: id.into(), ..Pending::default() };
+        let list =
+            PairList { pending: vec![pending("69552c35-aa"), pending("69552c35-bb"), pending("7"), pending("8000")] };
+        let found = |query: &str| list.request(query).map(|request| request.request_id.clone());
+        assert_eq!(found("69552c35-a").unwrap(), "69552c35-aa");
+        assert_eq!((found("7").unwrap(), found("8000").unwrap()), ("7".into(), "8000".into()));
+        let ambiguous = found("69552c35").unwrap_err().to_string();
+        assert!(ambiguous.contains("69552c35-aa, 69552c35-bb"), "{ambiguous}");
+        for unknown in ["800", "", "nope"] {
+            assert!(found(unknown).unwrap_err().to_string().contains("unknown"), "{unknown}");
+        }
     }
 
     #[test]

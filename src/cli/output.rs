@@ -1,7 +1,8 @@
 //! All printing of the command line: text, tables, JSON, errors.
 //!
 //! Text that came from a gateway is stripped of control characters, so that the name of a node cannot drive a
-//! terminal. Colours only on a terminal, and not with `NO_COLOR` or `--no-color`. When nobody reads any more
+//! terminal. It is stripped before it is coloured: a line that has been painted is never stripped again. Colours only on a
+//! terminal, or where `FORCE_COLOR` asks for them, and not with `NO_COLOR` or `--no-color`. When nobody reads any more
 //! (`clawgate logs | head`), a command ends quietly.
 
 use std::borrow::Cow;
@@ -55,19 +56,24 @@ pub(super) type Field = (&'static str, Tone, String);
 pub(super) struct Output {
     colour: bool,
     colour_errors: bool,
+    is_for_person: bool,
     width: u16,
 }
 
 impl Output {
     /// Standard output and error as they are now.
     pub(super) fn new(no_color: bool) -> Self {
-        let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+        let refused = no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let forced = set("FORCE_COLOR") || set("CLICOLOR_FORCE");
+        let coloured = |is_terminal: bool| !refused && (forced || is_terminal);
         let terminal = io::stdout().is_terminal();
         let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
         let width = if terminal { comfy_table::Table::new().width() } else { None };
         Self {
-            colour: wanted && terminal,
-            colour_errors: wanted && io::stderr().is_terminal(),
+            colour: coloured(terminal),
+            colour_errors: coloured(io::stderr().is_terminal()),
+            is_for_person: terminal,
             width: width.or(columns).unwrap_or(DEFAULT_WIDTH).max(40),
         }
     }
@@ -75,7 +81,18 @@ impl Output {
     /// Without colours, 80 columns wide: what a pipe gets.
     #[cfg(test)]
     pub(super) const fn plain() -> Self {
-        Self { colour: false, colour_errors: false, width: DEFAULT_WIDTH }
+        Self { colour: false, colour_errors: false, is_for_person: false, width: DEFAULT_WIDTH }
+    }
+
+    /// With colours: what a terminal gets.
+    #[cfg(test)]
+    pub(super) const fn coloured() -> Self {
+        Self { colour: true, colour_errors: true, is_for_person: true, width: DEFAULT_WIDTH }
+    }
+
+    /// Whether the output goes to a terminal: then a sentence says more than a document.
+    pub(super) const fn is_for_person(self) -> bool {
+        self.is_for_person
     }
 
     /// `text` in `tone`, where there are colours.
@@ -96,7 +113,15 @@ impl Output {
         out.write_all(format!("{lines}\n").as_bytes()).and_then(|()| out.flush()).map_err(unwritten)
     }
 
-    /// Prints a line that came from elsewhere.
+    /// Prints a line of pieces, each stripped of what would drive a terminal and then painted.
+    ///
+    /// # Errors
+    /// As [`Output::print`].
+    pub(super) fn painted(self, pieces: &[(Tone, &str)]) -> Result<(), CliError> {
+        self.print(&pieces.iter().map(|(tone, text)| self.paint(*tone, text)).collect::<String>())
+    }
+
+    /// Prints a line that came from elsewhere, as it is: nothing in it is coloured ([`Output::painted`] does that).
     ///
     /// # Errors
     /// As [`Output::print`].
@@ -178,21 +203,60 @@ impl Output {
 
     /// Says why a command failed: for people on standard error and, for programs, as JSON on standard output.
     pub(super) fn fail(self, error: &CliError, json: bool) -> ExitCode {
+        self.fail_as(error, Json::asked(json))
+    }
+
+    /// The same, for commands whose result is JSON without `--json`, too.
+    pub(super) fn fail_as(self, error: &CliError, json: Json) -> ExitCode {
         if matches!(error, CliError::Unread) {
             return error.exit_code();
         }
+        let json = match json {
+            Json::Asked => true,
+            // A person at a terminal would read the same thing twice.
+            Json::Result => !self.is_for_person,
+            Json::No => false,
+        };
         if json && self.value(&error.report()).is_err() {
             return error.exit_code();
         }
+        // Who closes standard error does not want to know.
+        let _ = writeln!(io::stderr().lock(), "{}", self.failure(error));
+        error.exit_code()
+    }
+
+    /// What happened, and below it, indented, what to do.
+    fn failure(self, error: &CliError) -> String {
         let label = if self.colour_errors { "\x1b[31merror:\x1b[0m" } else { "error:" };
         let mut text = format!("{label} {}", clean(&error.to_string()));
-        for advice in error.advice() {
+        for line in error.advice().iter().flat_map(|advice| advice.lines()) {
             text.push_str("\n  ");
-            text.push_str(&clean(&advice));
+            text.push_str(&clean(line));
         }
-        // Who closes standard error does not want to know.
-        let _ = writeln!(io::stderr().lock(), "{text}");
-        error.exit_code()
+        text
+    }
+}
+
+/// Whether a failure is told to programs, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Json {
+    /// `--json` was given.
+    Asked,
+    /// The result of the command is JSON whatever is given, unless a person looks at it.
+    Result,
+    /// No.
+    No,
+}
+
+impl Json {
+    /// What `--json` says.
+    pub(super) const fn asked(flag: bool) -> Self {
+        if flag { Self::Asked } else { Self::No }
+    }
+
+    /// The same, where the result is JSON without the flag, too.
+    pub(super) const fn result(flag: bool) -> Self {
+        if flag { Self::Asked } else { Self::Result }
     }
 }
 
@@ -354,6 +418,19 @@ mod tests {
         assert_eq!(clean("a\x1b[2Jb\u{202e}c\td\ne"), "a\u{fffd}[2Jb\u{fffd}c\td\ne");
         assert!(matches!(clean("näme"), Cow::Borrowed(_)));
         assert_eq!(Output::plain().paint(Tone::Bad, "x\x07"), "x\u{fffd}");
+    }
+
+    #[test]
+    fn a_coloured_line_is_stripped_before_it_is_coloured() {
+        let output = Output::coloured();
+        assert_eq!(output.paint(Tone::Bad, "a\x1bb"), "\x1b[31ma\u{fffd}b\x1b[0m");
+        assert_eq!(output.paint(Tone::Plain, "a\x1bb"), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn every_line_of_an_advice_is_indented() {
+        let error = CliError::with_advice("no", "first\n  second");
+        assert_eq!(Output::plain().failure(&error), "error: no\n  first\n    second");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::output::Tone;
 use super::parse_result;
 use super::target::{GatewayFlags, Target};
 use crate::client::Purpose;
+use crate::client::error::CallError;
 use crate::clock::UnixMs;
 use crate::qr;
 
@@ -99,7 +100,7 @@ impl QrArgs {
             ..GatewayFlags::default()
         };
         let target = Target::resolve(context, &flags, Purpose::Call, TIMEOUT)?;
-        let result = target.call_once(METHOD, &self.params()).await?;
+        let result = target.call_once(METHOD, &self.params()).await.map_err(|error| self.explained(error))?;
         if self.json {
             output.json(result.get())?;
             return Ok(ExitCode::SUCCESS);
@@ -120,12 +121,12 @@ impl QrArgs {
         let left_s = made.expires_at_ms.since(UnixMs::now()) / 1000;
         for (name, value) in [
             ("Setup code", made.setup_code.as_str()),
-            ("Gateway", &format!("{} ({})", made.gateway_url, made.url_source)),
+            ("Gateway", &format!("{} ({})", made.gateway_url, self.in_flags(&made.url_source))),
             ("Access", &made.access),
             ("Auth", &made.auth),
             ("Good for", &format!("{} min, one device", left_s.div_ceil(60))),
         ] {
-            output.line(&format!("{} {value}", output.paint(Tone::Faint, &format!("{name}:"))))?;
+            output.painted(&[(Tone::Faint, &format!("{name}:")), (Tone::Plain, &format!(" {value}"))])?;
         }
         output.line(&match (self.node, self.voice_node) {
             (true, _) => format!("\nOn the machine: openclaw node run --pair oc-pair://{}", made.setup_code),
@@ -133,6 +134,34 @@ impl QrArgs {
             _ => "\nScan it with the OpenClaw app. What waits for approval: clawgate devices list".to_owned(),
         })?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The flag that names the address, where one was given.
+    const fn address_flag(&self) -> Option<&'static str> {
+        match (&self.url, &self.public_url) {
+            (Some(_), _) => Some("--url"),
+            (_, Some(_)) => Some("--public-url"),
+            _ => None,
+        }
+    }
+
+    /// What the gateway says of the request, in the words of the command line.
+    fn in_flags(&self, text: &str) -> String {
+        text.replace("request.publicUrl", self.address_flag().unwrap_or("request.publicUrl"))
+    }
+
+    /// A refusal of the gateway, with what the command line can do about it.
+    fn explained(&self, error: CliError) -> CliError {
+        match error {
+            CliError::Call(CallError::Remote(mut refusal)) => {
+                // Where no address was found, there is one more way than the gateway knows of.
+                let advice = (self.address_flag().is_none() && refusal.code == "INVALID_REQUEST" && !self.remote)
+                    .then(|| "Or name the address that devices can reach: clawgate qr --url wss://HOST".to_owned());
+                refusal.message = self.in_flags(&refusal.message);
+                CliError::Refused { refusal: Box::new(refusal), advice }
+            }
+            error => error,
+        }
     }
 
     fn params(&self) -> Value {

@@ -17,6 +17,7 @@ use crate::config::audit::{Entry, Facts, Finding, Severity, audit};
 use crate::config::load::{FilesAndCommands, host_facts};
 use crate::config::model::AuthMode;
 use crate::config::resolve::{self, Credential, Flags, ServerAuth};
+use crate::config::spelling::misspelt;
 use crate::server::tls_files;
 
 /// `security ...`.
@@ -64,6 +65,7 @@ impl SecurityCommand {
             refusal: refusal.as_deref(),
             secret: auth.as_ref().and_then(secret),
             entries: &entries,
+            misspelt: &misspelt(&loaded.document),
         });
         let count = |severity| found.iter().filter(|finding| finding.severity == severity).count();
         let [critical, warn, info] = [Severity::Critical, Severity::Warn, Severity::Info].map(count);
@@ -86,7 +88,7 @@ fn print(context: &Context, found: &[Finding]) -> Result<(), CliError> {
             Severity::Warn => Tone::Warning,
             Severity::Info => Tone::Faint,
         };
-        output.line(&format!("{}  {}", output.paint(tone, finding.severity.as_str()), finding.key))?;
+        output.painted(&[(tone, finding.severity.as_str()), (Tone::Plain, &format!("  {}", finding.key))])?;
         output.line(&format!("  {}", finding.what))?;
         output.line(&format!("  fix: {}", finding.fix))?;
     }

@@ -119,6 +119,9 @@ pub(super) fn print_health(output: Output, health: &Value, took: Duration) -> Re
     let ok = health["ok"] != false;
     let (tone, word) = if ok { (Tone::Good, "OK") } else { (Tone::Bad, "NOT OK") };
     output.print(&format!("{} ({} ms)", output.paint(tone, word), took.as_millis()))?;
+    if let Some(error) = health["storage"]["error"].as_str() {
+        output.painted(&[(Tone::Bad, &format!("Storage: {error}; nothing that changes is kept"))])?;
+    }
     let lag = &health["eventLoop"];
     if let (Some(p99), Some(max)) = (lag["delayP99Ms"].as_f64(), lag["delayMaxMs"].as_f64()) {
         let state = if lag["degraded"] == true { "degraded" } else { "ok" };
@@ -260,7 +263,8 @@ impl Reached {
             (Some(connection), _) => {
                 let hello = connection.hello();
                 let (took, version) = (hello.took.as_millis(), &hello.server_version);
-                ("Connect", Tone::Good, format!("ok in {took} ms, version {version}, {}", capability(self)))
+                // Which scopes it has says nothing to people: no more are asked for than the command needs.
+                ("Connect", Tone::Good, format!("ok in {took} ms, version {version}"))
             }
             (None, Some(error)) => ("Connect", Tone::Bad, error.to_string()),
             (None, None) => ("Connect", Tone::Plain, String::new()),

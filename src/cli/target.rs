@@ -21,7 +21,7 @@ use super::error::CliError;
 use super::output::Output;
 use crate::client::credentials::{self, Credential, Flags, Resolution, Settings, Variables};
 use crate::client::error::Stage;
-use crate::client::error::{CallError, ConnectError};
+use crate::client::error::{CallError, ConnectError, ConnectFailure, RemoteError};
 use crate::client::identity::DeviceTokens;
 use crate::client::tunnel::plan::Overrides;
 use crate::client::tunnel::supervise::{Phase, Place};
@@ -35,6 +35,7 @@ use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::rpc::catalog::{self, Access};
 use crate::rpc::scope::{Role, Scope, ScopeSet};
 use crate::secret::Secret;
+use crate::server::lock;
 
 /// Time between looks at a tunnel that is on its way.
 const LOOK: Duration = Duration::from_millis(50);
@@ -344,8 +345,42 @@ impl Target {
         text
     }
 
-    fn unreachable(&self, error: ConnectError) -> CliError {
+    fn unreachable(&self, mut error: ConnectError) -> CliError {
+        if let ConnectFailure::Refused(refusal) = &mut error.cause
+            && matches!(refusal.specific_code(), "AUTH_TOKEN_MISSING" | "AUTH_PASSWORD_MISSING")
+        {
+            self.tell_what_was_sent(refusal);
+        }
         CliError::Connect { error: Box::new(error), via: format!("Tried {}", self.provenance()) }
+    }
+}
+
+impl Target {
+    /// Adds to a refusal for want of a secret what only this side knows.
+    fn tell_what_was_sent(&self, refusal: &mut RemoteError) {
+        let Resolution { url, token, password, .. } = &self.resolution;
+        let sent = match (token.value(), password.value()) {
+            (Some(_), _) => Some("token"),
+            (None, Some(_)) => Some("password"),
+            (None, None) => None,
+        };
+        // The gateway of this very state folder takes its secret from the same file: when it has one and the file has none,
+        // it goes on with what it read before.
+        let is_ours = url.is_loopback() && lock::holder(&self.state_dir).is_some();
+        let details = refusal.details.get_or_insert_with(|| serde_json::json!({}));
+        let Some(details) = details.as_object_mut() else { return };
+        if let Some(sent) = sent {
+            details.insert("sent".into(), sent.into());
+        }
+        details.insert("isLocal".into(), url.is_loopback().into());
+        if is_ours && sent.is_none() {
+            let text = format!(
+                "The gateway that runs here has a secret that {} does not have (now): it was given as a flag or a variable, or \
+                 the file was edited since. The gateway's first lines say where it is from; a restart takes what the file says.",
+                self.config_file.display()
+            );
+            details.insert("settings".into(), text.into());
+        }
     }
 }
 

@@ -87,11 +87,35 @@ pub async fn connect(options: &ConnectOptions) -> Result<(Connection, Events), C
     result.map_err(|cause| ConnectError { url: options.url.clone(), stage, after: started.elapsed(), cause })
 }
 
+/// Sees whether a gateway answers at the URL, and leaves before it has said who it is: the gateway has nobody to refuse.
+/// Gives the time until the greeting.
+///
+/// # Errors
+/// As [`connect`]; what the gateway would say to `connect` is not found out.
+pub async fn knock(options: &ConnectOptions) -> Result<Duration, ConnectError> {
+    let started = Instant::now();
+    let mut stage = Stage::Dns;
+    let greeted = match tokio::time::timeout(options.timeout, greeting(options, &mut stage)).await {
+        Ok(result) => result.map(|_| started.elapsed()),
+        Err(_) => Err(ConnectFailure::Timeout),
+    };
+    greeted.map_err(|cause| ConnectError { url: options.url.clone(), stage, after: started.elapsed(), cause })
+}
+
 async fn way_in(
     options: &ConnectOptions,
     started: Instant,
     stage: &mut Stage,
 ) -> Result<(Connection, Events), ConnectFailure> {
+    let (mut frames, nonce) = greeting(options, stage).await?;
+    *stage = Stage::Auth;
+    frames.send_text(&options.request(&nonce)?);
+    let hello = hello(&mut frames, started).await?;
+    Ok(connection::start(frames, hello))
+}
+
+/// The way to the gateway's challenge, and its nonce.
+async fn greeting(options: &ConnectOptions, stage: &mut Stage) -> Result<(Frames<Stream>, String), ConnectFailure> {
     if !options.edge.is_empty() && !options.url.is_tls() {
         return Err(ConnectFailure::PlaintextEdge);
     }
@@ -107,10 +131,7 @@ async fn way_in(
     *stage = Stage::Challenge;
     let mut frames = Frames::new(stream, &read);
     let nonce = challenge(&mut frames).await?;
-    *stage = Stage::Auth;
-    frames.send_text(&options.request(&nonce)?);
-    let hello = hello(&mut frames, started).await?;
-    Ok(connection::start(frames, hello))
+    Ok((frames, nonce))
 }
 
 /// Looks the host up and opens a connection to the first address that takes it and that policy allows.

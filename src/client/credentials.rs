@@ -743,10 +743,11 @@ impl Kind {
             taken
         };
         let [auth, run, remote] = [auth(None), slot(Source::Run, &run, no_config.or(taken)), remote(no_remote)];
-        if self == Self::Token && variables.in_gateway_service {
-            vec![flag, auth, run, remote, env(None)]
-        } else {
-            vec![flag, env(None), auth, run, remote]
+        match self {
+            // A gateway makes a token for itself, and never a password.
+            Self::Password => vec![flag, env(None), auth, remote],
+            Self::Token if variables.in_gateway_service => vec![flag, auth, run, remote, env(None)],
+            Self::Token => vec![flag, env(None), auth, run, remote],
         }
     }
 }

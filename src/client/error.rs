@@ -303,6 +303,17 @@ impl ConnectError {
                 "Check the port: is {} the gateway's? A proxy in front may also answer with a page of its own, such as a login.",
                 url.authority()
             )),
+            // A port that speaks TLS says so (a gateway's does, and nginx's), or answers with what is no HTTP.
+            ConnectFailure::Http(answer)
+                if !url.is_tls()
+                    && answer.status == StatusCode::BAD_REQUEST
+                    && answer.says.as_ref().is_some_and(|says| says.contains("TLS") || says.contains("HTTPS")) =>
+            {
+                Some(format!("Is it wss://{} there?", url.authority()))
+            }
+            ConnectFailure::NotHttp(_) if !url.is_tls() => {
+                Some(format!("Is it wss://{} there? Else check the port: is it the gateway's?", url.authority()))
+            }
             ConnectFailure::NotHttp(_)
             | ConnectFailure::Http(_)
             | ConnectFailure::NotWebSocket(_)
@@ -316,7 +327,8 @@ impl ConnectError {
 fn tls_advice(failure: &TlsFailure, url: &GatewayUrl) -> Option<String> {
     let mut lines: Vec<String> =
         failure.fingerprints().iter().map(|(name, print)| format!("{name:9} {print}")).collect();
-    let compare = "Compare with the gateway's host: openssl x509 -noout -fingerprint -sha256 -in CERT.pem";
+    let compare = "Compare with what the gateway's host says: clawgate gateway fingerprint (or openssl x509 -noout -fingerprint \
+                   -sha256 -in CERT.pem)";
     match failure {
         TlsFailure::NotPinned { from, presented, .. } => {
             lines.extend([
@@ -358,9 +370,8 @@ fn remote_advice(error: &RemoteError) -> Option<String> {
             let id = text("requestId");
             format!("Approve this device on the gateway's host: clawgate devices approve {id}")
         }
-        "AUTH_TOKEN_MISSING" | "AUTH_PASSWORD_MISSING" => {
-            "Pass --token or --password, or set OPENCLAW_GATEWAY_TOKEN, or gateway.auth.token (gateway.remote.token for a remote gateway).".into()
-        }
+        "AUTH_TOKEN_MISSING" => missing_secret(error, "token", "password"),
+        "AUTH_PASSWORD_MISSING" => missing_secret(error, "password", "token"),
         "AUTH_TOKEN_MISMATCH" | "AUTH_PASSWORD_MISMATCH" => match error.detail("secretSource") {
             Some(source) => format!(
                 "The gateway has another secret than this command sent. The gateway's comes from {source}; its log and its first \
@@ -406,6 +417,24 @@ fn remote_advice(error: &RemoteError) -> Option<String> {
         },
         _ => return None,
     })
+}
+
+/// What to do when the gateway takes `kind` and there was none: what this side knows beside it stands in `details.sent`,
+/// `details.isLocal` and `details.settings`, where the command line leaves it.
+fn missing_secret(error: &RemoteError, kind: &str, other: &str) -> String {
+    let sent = match error.detail("sent") {
+        Some(sent) if sent == other => format!("This gateway takes a {kind}; a {other} was sent. "),
+        _ => format!("This gateway takes a {kind}; none was sent. "),
+    };
+    let variable = format!("OPENCLAW_GATEWAY_{}", kind.to_uppercase());
+    let is_local = error.details.as_ref().and_then(|details| details.get("isLocal")?.as_bool());
+    let key = match is_local {
+        Some(true) => format!("gateway.auth.{kind}"),
+        Some(false) => format!("gateway.remote.{kind}"),
+        None => format!("gateway.auth.{kind} (gateway.remote.{kind} for a remote gateway)"),
+    };
+    let settings = error.detail("settings").map_or_else(String::new, |text| format!("\n{text}"));
+    format!("{sent}Pass --{kind}, or set {variable}, or {key}.{settings}")
 }
 
 /// An I/O error for people: the reason without the number of the operating system.

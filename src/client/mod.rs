@@ -33,7 +33,7 @@ pub mod tunnel;
 mod upgrade;
 pub mod url_policy;
 
-pub use self::connect::{Hello, PROTOCOL, connect};
+pub use self::connect::{Hello, PROTOCOL, connect, knock};
 pub use self::connection::{Connection, Event, Events};
 pub use self::credentials::Purpose;
 pub use self::error::{CallError, ConnectError};

@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::Config;
 use super::model::{AuthMode, Bind, TailscaleMode};
 use super::resolve::Credential;
 use super::secret_ref::SecretInput;
+use super::{Config, Problem};
 use crate::rpc::scope::Scope;
 
 /// Characters of a shared secret below which it can be guessed: 16 of `openssl rand -hex` are 64 bits.
@@ -93,12 +93,17 @@ pub struct Facts<'a> {
     pub secret: Option<&'a Credential>,
     /// The files that exist.
     pub entries: &'a [Entry],
+    /// Keys that are probably misspelt.
+    pub misspelt: &'a [Problem],
 }
 
 /// Judges an installation; the worst first.
 pub fn audit(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found = Found(Vec::new());
     files(facts, &mut found);
+    for Problem { key, message, .. } in facts.misspelt {
+        found.add(Severity::Warn, key.to_string(), format!("it {message}"), "correct the key, or remove it");
+    }
     access(facts, &mut found);
     proxies(facts, &mut found);
     pages(facts, &mut found);

@@ -32,6 +32,7 @@ use super::secret_ref::{
     ExecProvider, FileProvider, Provider, REDACTED, SecretInput, SecretProviders, SecretRef, SecretSource,
     is_provider_alias,
 };
+use super::spelling::misspelt;
 use crate::address::parse_network;
 use crate::rpc::scope::Scope;
 use crate::secret::Secret;
@@ -76,6 +77,7 @@ pub fn decode(document: &Document, environment: &Environment) -> Result<Decoded,
     let mut reader = Reader { document, environment, default_env: None, problems: Vec::new(), notices: Vec::new() };
     let config = reader.config();
     if reader.problems.is_empty() {
+        reader.notices.extend(misspelt(document));
         return Ok(Decoded { config, notices: reader.notices });
     }
     reader.problems.sort_by_key(|problem| problem.position);

@@ -34,6 +34,7 @@ pub mod restart;
 pub mod schema;
 pub mod secret_ref;
 pub mod snapshot;
+pub mod spelling;
 
 pub use self::decode::{Decoded, Problem};
 pub use self::environment::Environment;

@@ -18,7 +18,8 @@ pub enum Profile {
     Default,
     /// `--dev`: `~/.openclaw-dev`, port 19001 unless another is said.
     Dev,
-    /// `--profile NAME`: `~/.openclaw-NAME`.
+    /// `--profile NAME`: `~/.openclaw-NAME`. It has no port of its own: every OpenClaw client of the profile looks for the
+    /// gateway on 18789 unless the profile's configuration says another, so a made-up one would be found by none of them.
     Named(String),
 }
 

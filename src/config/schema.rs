@@ -146,6 +146,20 @@ impl Kind {
     }
 }
 
+/// The names of all keys, in the order of the model.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|Key(path, ..)| *path)
+}
+
+/// Whether the key holds a secret that this gateway reads.
+pub fn is_secret(path: &str) -> bool {
+    KEYS.iter().any(|Key(key, kind, ..)| match kind {
+        Kind::Secret => path == *key,
+        Kind::Secrets => path.strip_prefix(key).is_some_and(|rest| rest.starts_with(['.', '['])),
+        _ => false,
+    }) || (path.starts_with("models.providers.") && path.ends_with(".apiKey"))
+}
+
 /// The schema.
 pub fn schema() -> Value {
     let mut root = json!({

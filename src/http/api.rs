@@ -45,7 +45,7 @@ pub const TABLE: &[(&str, bool, &str)] = &[
         "with `gateway.controlUi.root`: what a Control UI is told before it connects; below `gateway.controlUi.basePath`",
     ),
     ("GET /j/<shortcode>", true, "the setup code of a join URL, once, without auth"),
-    ("GET /healthz, /readyz, /startupz", true, "probes, without auth"),
+    ("GET /healthz, /readyz, /startupz", true, "probes, without auth; `/readyz` is 503 while the disk takes no writes"),
     (
         "POST /v1/chat/completions",
         true,

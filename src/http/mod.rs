@@ -80,6 +80,10 @@ pub trait Site: Send + Sync + 'static {
     type Admitted: Send;
     /// How far the start has come.
     fn readiness(&self) -> Readiness;
+    /// Why the gateway is not fit for work although it runs; strangers read it.
+    fn fault(&self) -> Option<&'static str> {
+        None
+    }
     /// Milliseconds since the start.
     fn uptime_ms(&self) -> u64;
     /// The `Strict-Transport-Security` that every answer is to have.
@@ -324,7 +328,7 @@ fn page_for<S: Site>(request: &Request<Incoming>, peer: Peer, site: &S) -> Resul
             Ok(page::front(readiness, host.unwrap_or("127.0.0.1:18789"), peer.is_secure))
         }
         "/healthz" => Ok(page::live()),
-        "/readyz" => Ok(page::ready(readiness)),
+        "/readyz" => Ok(page::ready(readiness, site.fault())),
         "/startupz" => Ok(page::started(readiness, site.uptime_ms())),
         path if site.examine(peer.address, path, request.headers()) => Ok(page::nothing()),
         _ => Err(reject::NOT_FOUND),

@@ -3,6 +3,7 @@
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use hyper::Response;
+use serde_json::json;
 
 use super::body::Body;
 use super::{Answer, Readiness};
@@ -36,8 +37,12 @@ pub fn live() -> Answer {
     answer(StatusCode::OK, "application/json", r#"{"ok":true,"status":"live"}"#.to_owned())
 }
 
-/// `GET /readyz`: connections are taken; 503 while not.
-pub fn ready(readiness: Readiness) -> Answer {
+/// `GET /readyz`: connections are taken; 503 while not, and while what changes cannot be kept (`fault`).
+pub fn ready(readiness: Readiness, fault: Option<&str>) -> Answer {
+    if let (Readiness::Ready, Some(fault)) = (readiness, fault) {
+        let body = json!({"ready": false, "state": "failing", "failing": ["storage"], "reason": fault});
+        return answer(StatusCode::SERVICE_UNAVAILABLE, "application/json", body.to_string());
+    }
     let (status, ready) = match readiness {
         Readiness::Ready => (StatusCode::OK, true),
         Readiness::Starting | Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, false),

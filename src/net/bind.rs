@@ -21,7 +21,8 @@ pub struct BindError {
 fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "the port is taken by another program (see who with `ss -ltnp`; choose another with --port)".to_owned()
+            "the port is taken by another program (see who with `ss -ltnp`; choose another with --port or gateway.port)"
+                .to_owned()
         }
         io::ErrorKind::AddrNotAvailable => {
             "this machine has no such address (see `ip address`; check gateway.bind)".to_owned()

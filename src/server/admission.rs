@@ -55,6 +55,7 @@ use crate::rpc::scope::Role;
 use crate::secret::SecretHash;
 use crate::shutdown::Shutdown;
 use crate::sparing::{LeftOut, Sparing};
+use crate::store::Fault;
 use crate::tailscale::{LocalApi, localapi};
 use crate::text::plain;
 use crate::ws::close::{Close, CloseCode};
@@ -615,6 +616,11 @@ impl Admission {
             1 => Readiness::Ready,
             _ => Readiness::Draining,
         }
+    }
+
+    /// What keeps state from the disk, if anything does.
+    pub fn fault(&self) -> Option<Fault> {
+        self.domains.system.fault()
     }
 
     /// Milliseconds since the start.

@@ -69,7 +69,7 @@ use crate::system::{Facts, System};
 use crate::tailscale::route::Reach;
 use crate::tailscale::{LocalApi, Route};
 use crate::ws::close::CloseCode;
-use crate::{id, limits, task};
+use crate::{disk, id, limits, task};
 
 use admission::Admission;
 use announce::Announcement;
@@ -84,6 +84,8 @@ use setup_code::SetupCodes;
 const PRESENCE_PAUSE: Duration = Duration::from_millis(100);
 /// Interval of the beat: one slot of the wheel.
 const BEAT: Duration = Duration::from_secs(1);
+/// Pause between two looks whether a disk that took nothing takes writes again.
+const LOOK_AT_DISK: Duration = Duration::from_secs(2);
 /// How often what is long done is forgotten.
 const TEND: Duration = Duration::from_secs(6 * 3600);
 
@@ -116,7 +118,7 @@ pub enum StartError {
     Store(#[from] crate::store::StoreError),
     #[error(transparent)]
     Identity(#[from] identity::IdentityError),
-    #[error("cannot make the folder {}: {source}", path.display())]
+    #[error("cannot make the folder {}: {source}; {}", path.display(), disk::advice(source))]
     Folder { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
@@ -153,6 +155,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         ..Bounds::default()
     };
     make_private(&paths.state_dir)?;
+    // Before the log: of a folder that cannot be used, this says why.
+    let lock = Arc::new(StateLock::take(&paths.state_dir)?);
     let log_dir = config
         .logging
         .file
@@ -161,7 +165,6 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         .map_or_else(|| paths.state_dir.join("logs"), Into::into);
     make_private(&log_dir)?;
     let _logging = logging::start(&log_dir, log_style(&config, verbose))?;
-    let _lock = StateLock::take(&paths.state_dir)?;
     let descriptors = descriptors::raise();
     let addresses: Vec<_> = start.listen.addresses.iter().map(|ip| SocketAddr::new(*ip, start.listen.port)).collect();
     let listeners = bind::bind_all(&addresses)?;
@@ -217,6 +220,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let telegram = policy::telegram(&config, &secrets, &outgoing);
         let channels = Channels::new(talk.clone(), agent.clone(), background.handle(), telegram);
         let system = System::new(facts, hub.clone());
+        system.watch_stores([store.clone(), talk.clone()]);
         let domains = Domains { system, devices, nodes, sessions, approvals, agent, channels };
         let mut router = methods::router(&domains);
         let doctor = doctor::Doctor::default();
@@ -286,12 +290,15 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         domains.channels.start().await?;
         task::spawn_on(&background.handle(), "webhook", webhook::serve(domains.channels.clone(), shutdown.clone()));
         task::spawn("tend", tend(domains.clone()));
+        task::spawn("disk", look_at_disk([store.clone(), talk.clone()]));
         for notice in &notices {
             tracing::warn!("{}:{notice}", paths.config_file.display());
         }
         let mode = config.gateway.reload;
+        lock.note(source.text.as_deref(), true);
         let reload = Reload {
             paths: paths.clone(),
+            lock: Arc::clone(&lock),
             flags,
             listen: start.listen.clone(),
             tailscale,
@@ -420,6 +427,14 @@ async fn beat(hub: Hub) {
         interval.tick().await;
         let tick = Arc::new(EncodedEvent::new(Event::TICK, &encode(&json!({"ts": UnixMs::now()})), None));
         hub.beat(slot, &tick, monotonic_s());
+    }
+}
+
+/// Finds out when a disk that took nothing takes writes again.
+async fn look_at_disk(stores: [Store; 2]) {
+    loop {
+        tokio::time::sleep(LOOK_AT_DISK).await;
+        stores.iter().for_each(Store::look_again);
     }
 }
 

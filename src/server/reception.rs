@@ -25,6 +25,7 @@ use crate::net::preauth::{Full, Slot};
 use crate::net::stream::Stream;
 use crate::net::tls::{HandshakeError, Tls};
 use crate::sparing::{LeftOut, Sparing};
+use crate::store::Fault;
 
 /// What a worker runs for a socket.
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -135,6 +136,10 @@ impl Site for Visit {
 
     fn readiness(&self) -> Readiness {
         self.admission.readiness()
+    }
+
+    fn fault(&self) -> Option<&'static str> {
+        self.admission.fault().map(Fault::as_str)
     }
 
     fn uptime_ms(&self) -> u64 {

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::admission::Admission;
+use super::lock::StateLock;
 use super::policy;
 use super::setup_code::SetupCodes;
 use crate::agent::{self, Agent};
@@ -86,6 +87,8 @@ fn ask(asking: &Asking, call: Call<'_>) -> Result<Outcome, RpcError> {
 #[derive(Debug)]
 pub(super) struct Reload {
     pub(super) paths: Paths,
+    /// Where word is left of what was read.
+    pub(super) lock: Arc<StateLock>,
     pub(super) flags: Flags,
     pub(super) listen: ListenPlan,
     pub(super) tailscale: TailscaleMode,
@@ -284,6 +287,7 @@ impl Reload {
             tracing::warn!(keys = waiting.join(", "), "these settings take effect when the gateway is restarted");
         }
         let Loaded { source, environment, config, .. } = loaded;
+        self.lock.note(source.text.as_deref(), true);
         self.seen = Seen {
             source,
             environment,
@@ -297,6 +301,9 @@ impl Reload {
     /// Says once what is wrong.
     fn complain(&mut self, error: &Unusable, told: bool) {
         let fault = error.to_string();
+        if let Ok(source) = Source::read(&self.paths.config_file) {
+            self.lock.note(source.text.as_deref(), false);
+        }
         if self.seen.fault.as_ref() == Some(&fault) && !told {
             return;
         }

@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use rusqlite::ErrorCode as Sqlite;
 
+use crate::disk;
 use crate::rpc::error::RpcError;
 
 /// A failure of the store. Cheap to clone: one failed commit answers every operation of its batch.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file or its folder could not be made, read or written.
-    #[error(
-        "can't use the state file {path}: {source}; check that the folder exists and belongs to the user who runs the gateway"
-    )]
+    #[error("can't use the state file {path}: {source}; {}", disk::advice(.source))]
     File {
         /// Which file.
         path: PathBuf,
@@ -54,7 +53,7 @@ pub enum StoreError {
         known: i64,
     },
     /// No room to write. Nothing of the operation was kept.
-    #[error("the disk that holds the state file is full; nothing was changed: free some space and try again")]
+    #[error("the disk that holds the state file is full; nothing was changed: free some space on it")]
     Full,
     /// The state file can't be written. Nothing of the operation was kept.
     #[error("the state file can't be written ({0}); nothing was changed")]
@@ -76,7 +75,34 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+/// Why the last change was not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No room on the disk.
+    Full,
+    /// The disk takes no writes, or fails.
+    Failing,
+}
+
+impl Fault {
+    /// What it is, for whoever asks, strangers included: no path, no number.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "the disk that holds the state is full",
+            Self::Failing => "the state cannot be written to disk",
+        }
+    }
+}
+
 impl StoreError {
+    /// What of it lasts until the disk takes writes again.
+    pub(super) const fn fault(&self) -> Fault {
+        match self {
+            Self::Full => Fault::Full,
+            _ => Fault::Failing,
+        }
+    }
+
     /// An error of opening `path`.
     pub(super) fn opening(path: &std::path::Path, error: rusqlite::Error) -> Self {
         let path = path.to_owned();

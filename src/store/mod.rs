@@ -19,11 +19,13 @@ mod writer;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-pub use error::StoreError;
+pub use error::{Fault, StoreError};
 pub use schema::Schema;
 
 use writer::{Ask, Ran};
@@ -58,6 +60,33 @@ impl<T> Change<T> {
 #[derive(Clone)]
 pub struct Store {
     queue: mpsc::Sender<Ask>,
+    standing: Standing,
+}
+
+/// Whether the last change came to disk, as the writer leaves it for others.
+#[derive(Clone, Debug, Default)]
+struct Standing(Arc<AtomicU8>);
+
+impl Standing {
+    fn set(&self, fault: Option<Fault>) {
+        let code = match fault {
+            None => 0,
+            Some(Fault::Full) => 1,
+            Some(Fault::Failing) => 2,
+        };
+        let before = self.0.swap(code, Ordering::AcqRel);
+        if before != 0 && code == 0 {
+            tracing::info!("the state is written to disk again");
+        }
+    }
+
+    fn get(&self) -> Option<Fault> {
+        match self.0.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(Fault::Full),
+            _ => Some(Fault::Failing),
+        }
+    }
 }
 
 impl Store {
@@ -83,11 +112,13 @@ impl Store {
     fn start(mut db: Connection, path: &Path, schemas: &[Schema]) -> Result<Self, StoreError> {
         schema::migrate(&mut db, path, schemas)?;
         let (queue, asks) = mpsc::channel(QUEUE);
+        let standing = Standing::default();
+        let seen = standing.clone();
         std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || writer::run(db, asks))
-            .map_err(|source| StoreError::File { path: path.to_owned(), source: std::sync::Arc::new(source) })?;
-        Ok(Self { queue })
+            .spawn(move || writer::run(db, asks, &seen))
+            .map_err(|source| StoreError::File { path: path.to_owned(), source: Arc::new(source) })?;
+        Ok(Self { queue, standing })
     }
 
     /// Runs `op` in a transaction and returns its value when that is on disk.
@@ -164,6 +195,19 @@ impl Store {
         };
         self.queue.send(Ask::Load(Box::new(look))).await.map_err(|_| StoreError::Abandoned)?;
         Ok(answer.await.map_err(|_| StoreError::Abandoned)??)
+    }
+
+    /// What kept the last change from the disk; `None` when it came there. It lasts until a write succeeds.
+    pub fn fault(&self) -> Option<Fault> {
+        self.standing.get()
+    }
+
+    /// While there is a fault, tries whether the disk takes writes again: nobody may come who would write.
+    pub fn look_again(&self) {
+        if self.fault().is_some() {
+            // A full queue has writes in it, which tell as much.
+            let _ = self.queue.try_send(Ask::Probe);
+        }
     }
 
     /// Carries out what is queued and closes the file; later writes fail. Another process may open it then.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rusqlite::{Connection, Savepoint, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::StoreError;
+use super::{Standing, StoreError};
 
 /// Operations of one transaction at most: bounds how long the first of them waits for the last.
 const BATCH: usize = 256;
@@ -27,12 +27,14 @@ pub(super) enum Ask {
     Write(Job),
     /// Look at the database, between transactions.
     Load(Box<dyn FnOnce(&Connection) + Send>),
+    /// Write something that changes nothing, to see whether the disk takes it.
+    Probe,
     /// Finish what is queued before this, and close the file.
     Close(oneshot::Sender<()>),
 }
 
 /// Serves `queue` until it ends or is told to close.
-pub(super) fn run(mut db: Connection, mut queue: mpsc::Receiver<Ask>) {
+pub(super) fn run(mut db: Connection, mut queue: mpsc::Receiver<Ask>, standing: &Standing) {
     let mut next = queue.blocking_recv();
     while let Some(ask) = next.take() {
         match ask {
@@ -48,9 +50,13 @@ pub(super) fn run(mut db: Connection, mut queue: mpsc::Receiver<Ask>) {
                         Err(_) => break,
                     }
                 }
-                commit(&mut db, batch);
+                commit(&mut db, batch, standing);
             }
             Ask::Load(look) => look(&db),
+            Ask::Probe => {
+                let written = db.execute("UPDATE schema SET version = version", []);
+                standing.set(written.map_err(StoreError::from).err().map(|error| error.fault()));
+            }
             Ask::Close(done) => {
                 queue.close();
                 if let Err((_, error)) = db.close() {
@@ -67,10 +73,17 @@ pub(super) fn run(mut db: Connection, mut queue: mpsc::Receiver<Ask>) {
 }
 
 /// Runs `batch` in one transaction and finishes every operation in order.
-fn commit(db: &mut Connection, batch: Vec<Job>) {
+fn commit(db: &mut Connection, batch: Vec<Job>, standing: &Standing) {
     let mut ran = Vec::with_capacity(batch.len());
+    let before = db.total_changes();
     let committed = execute(db, batch, &mut ran)
         .inspect_err(|error| tracing::error!(%error, operations = ran.len(), "changes of state were not stored"));
+    match &committed {
+        Err(error) => standing.set(Some(error.fault())),
+        // One that wrote nothing says nothing of the disk.
+        Ok(()) if db.total_changes() != before => standing.set(None),
+        Ok(()) => {}
+    }
     for Ran { finish, .. } in ran {
         finish(committed.clone());
     }

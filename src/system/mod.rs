@@ -12,8 +12,8 @@ pub mod report;
 pub mod stability;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,7 @@ use bytes::Bytes;
 use crate::clock::UnixMs;
 use crate::hub::Hub;
 use crate::hub::presence::Row;
+use crate::store::{Fault, Store};
 use identity::Identity;
 use refusals::Refusals;
 use stability::Recorder;
@@ -61,6 +62,7 @@ struct Inner {
     refusals: Refusals,
     stability: Recorder,
     config: ArcSwap<Bytes>,
+    stores: OnceLock<[Store; 2]>,
 }
 
 impl System {
@@ -77,6 +79,7 @@ impl System {
         let config = ArcSwap::from_pointee(facts.config.clone());
         Self(Arc::new(Inner {
             config,
+            stores: OnceLock::new(),
             facts,
             hub,
             health_tail,
@@ -85,6 +88,17 @@ impl System {
             refusals: Refusals::default(),
             stability: Recorder::default(),
         }))
+    }
+
+    /// Whose faults make the gateway unfit: without a word of these, none is known.
+    pub fn watch_stores(&self, stores: [Store; 2]) {
+        // The first word counts; there is one start.
+        let _ = self.0.stores.set(stores);
+    }
+
+    /// What keeps state from the disk, if anything does.
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.stores.get()?.iter().find_map(Store::fault)
     }
 
     /// What it was started with.

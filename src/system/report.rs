@@ -15,8 +15,14 @@ pub const MAIN_AGENT: &str = "main";
 impl System {
     /// `health` as JSON, also part of `hello-ok`. All but its time is encoded once.
     pub fn write_health(&self, now: UnixMs, out: &mut Vec<u8>) {
-        out.extend_from_slice(br#"{"ok":true,"ts":"#);
         // Writing to a Vec cannot fail.
+        let _ = match self.fault() {
+            None => std::io::Write::write_all(out, br#"{"ok":true,"ts":"#),
+            Some(fault) => std::io::Write::write_fmt(
+                out,
+                format_args!(r#"{{"ok":false,"storage":{{"ok":false,"error":"{}"}},"ts":"#, fault.as_str()),
+            ),
+        };
         let _ = std::io::Write::write_fmt(out, format_args!("{}", now.0));
         out.push(b',');
         out.extend_from_slice(self.health_tail());

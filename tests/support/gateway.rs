@@ -87,7 +87,8 @@ impl Setup {
             None => Command::new(program()),
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(program());
+                // Files that must not grow are an error to it, as a full disk is, and not its end.
+                shell.args(["-c", &format!("trap '' XFSZ; ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(program());
                 shell
             }
         };

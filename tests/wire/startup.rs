@@ -1,10 +1,12 @@
 //! How the gateway starts: what it says, what it refuses, what it answers to probes.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::client::{Client, operator};
+use crate::support::client::{Client, cli, operator};
+use crate::support::device::Device;
 use crate::support::gateway::{Gateway, HttpAnswer, Setup};
 use crate::support::{PATIENCE, TOKEN};
 
@@ -119,6 +121,34 @@ fn answers_the_probes() {
     assert_eq!((head.status, &*head.body), (200, ""));
     let old = gateway.http("GET /healthz HTTP/1.0\r\n\r\n");
     assert_eq!(old.status, 200, "the probes of old load balancers speak HTTP/1.0");
+}
+
+#[test]
+fn is_not_ready_while_the_disk_takes_nothing_and_again_when_it_does() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let gateway = Setup::new().open_files(4096).start();
+    let pid = Pid::from_raw(gateway.pid().cast_signed());
+    let files_may_grow = |to: Option<u64>| {
+        prlimit(pid, Resource::Fsize, Rlimit { current: to, maximum: None }).unwrap();
+    };
+    files_may_grow(Some(0));
+    let device = Device::new(7);
+    device.connect(&mut gateway.client(), &cli(&["operator.read"])).expect_err("a pairing that is not stored is none");
+    let ready = gateway.get("/readyz");
+    assert_eq!((ready.status, &ready.json()["failing"]), (503, &json!(["storage"])), "{}", ready.body);
+    assert!(ready.json()["reason"].as_str().unwrap().contains("disk"), "{}", ready.body);
+    assert_eq!(gateway.get("/healthz").status, 200);
+    let health = gateway.operator().call("health", &json!({})).unwrap();
+    assert_eq!((&health["ok"], &health["storage"]["ok"]), (&json!(false), &json!(false)), "{health}");
+    files_may_grow(None);
+    let until = Instant::now() + PATIENCE;
+    // Nobody writes, so it looks by itself.
+    while gateway.get("/readyz").status != 200 {
+        assert!(Instant::now() < until, "it never notices that the disk takes writes again");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(gateway.operator().call("health", &json!({})).unwrap()["ok"], true);
+    device.connect(&mut gateway.client(), &cli(&["operator.read"])).expect("it is paired now");
 }
 
 #[test]

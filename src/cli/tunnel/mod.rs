@@ -161,6 +161,7 @@ async fn up(context: &Context, flags: &TunnelFlags) -> Result<ExitCode, CliError
         child = Some(spawn_supervisor(context, flags)?);
     }
     let started = Instant::now();
+    let mut has_said = false;
     loop {
         let ended = match &mut child {
             Some(child) => child.try_wait().ok().flatten(),
@@ -177,6 +178,14 @@ async fn up(context: &Context, flags: &TunnelFlags) -> Result<ExitCode, CliError
             (_, Some(_)) => {
                 let log = place.log_file().display().to_string();
                 return Err(CliError::with_advice("the tunnel's supervisor ended", format!("See {log}")));
+            }
+            (Some(State { problem: Some(problem), .. }), None) if !has_said => {
+                has_said = true;
+                let problem = problem.lines().next().unwrap_or_default();
+                context.output.note(&format!(
+                    "not yet: {problem}; trying again, up to {} s (Ctrl-C ends the wait, not the tunnel)",
+                    UP_WITHIN.saturating_sub(started.elapsed()).as_secs()
+                ));
             }
             _ => {}
         }

@@ -22,7 +22,7 @@ fn found_in(config: &Config, mode: AuthMode) -> Vec<(Severity, String)> {
         }
         _ => None,
     });
-    let facts = Facts { config, mode: Some(mode), refusal: None, secret: secret.as_ref(), entries: &[] };
+    let facts = Facts { config, mode: Some(mode), refusal: None, secret: secret.as_ref(), entries: &[], misspelt: &[] };
     let found = audit(&facts);
     assert!(found.iter().all(|finding| !finding.what.is_empty() && !finding.fix.is_empty()));
     found.into_iter().map(|finding| (finding.severity, finding.key)).collect()
@@ -119,6 +119,7 @@ fn files_are_for_their_owner_alone() {
             refusal: None,
             secret: None,
             entries: &[entry],
+            misspelt: &[],
         });
         found.first().map(|finding| (finding.severity, finding.fix.clone()))
     };
@@ -163,8 +164,14 @@ fn the_agents_keys_and_who_talks_to_it_are_looked_at() {
 fn why_a_gateway_does_not_start_is_said_with_what_to_set() {
     let config = config("bind: 'lan'");
     let refusal = "0.0.0.0 can be reached by other hosts and there is no token. Set gateway.auth.token, or so";
-    let facts =
-        Facts { config: &config, mode: Some(AuthMode::Token), refusal: Some(refusal), secret: None, entries: &[] };
+    let facts = Facts {
+        config: &config,
+        mode: Some(AuthMode::Token),
+        refusal: Some(refusal),
+        secret: None,
+        entries: &[],
+        misspelt: &[],
+    };
     let first = audit(&facts).swap_remove(0);
     assert_eq!((first.severity, first.key.as_str()), (Severity::Critical, "gateway"));
     assert!(first.what.contains("there is no token") && first.fix.starts_with("Set gateway.auth.token"), "{first:?}");
