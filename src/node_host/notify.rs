@@ -129,14 +129,16 @@ mod tests {
         let path = folder.path().display().to_string();
         let session = BTreeMap::from([("DBUS_SESSION_BUS_ADDRESS".to_owned(), "unix:path=/x".to_owned())]);
         assert_eq!(notifier(&session, &path), None);
-        std::fs::write(&program, "#!/bin/sh\necho \"no $7\" >&2\nexit 1\n").unwrap();
+        std::fs::write(&program, "").unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(notifier(&BTreeMap::new(), &path), None);
         assert_eq!(notifier(&session, &path).as_deref(), Some(&*program));
 
         let hello = notification(serde_json::json!({"title": "t", "body": "hello"}));
-        let (code, why) = hello.show(Some(&program), &session).await.unwrap_err();
-        assert_eq!((code, why.as_str()), ("UNAVAILABLE", "NOTIFICATIONS_UNAVAILABLE: no hello"));
+        let found = |name: &str| plan::which(name, "/usr/bin:/bin").unwrap();
+        assert_eq!(hello.show(Some(&found("true")), &session).await, Ok(()));
+        let (code, why) = hello.show(Some(&found("false")), &session).await.unwrap_err();
+        assert_eq!((code, why.as_str()), ("UNAVAILABLE", "NOTIFICATIONS_UNAVAILABLE: exit 1"));
         assert!(hello.show(None, &session).await.unwrap_err().1.contains("no notify-send"));
         assert_eq!(Notification::default().show(None, &session).await.unwrap_err().0, "INVALID_REQUEST");
     }
