@@ -318,6 +318,10 @@ impl SessionsCommand {
             Self::Show { key, limit, gateway } => {
                 let params = json!({"sessionKey": key, "limit": limit});
                 if let Some(history) = call(context, &gateway, "chat.history", &params).await? {
+                    if history["sessionId"].is_null() {
+                        let advice = "See which there are: clawgate sessions list";
+                        return Err(CliError::with_advice(format!("there is no session {key}"), advice));
+                    }
                     for message in rows(&history, "messages") {
                         show(output, message)?;
                     }

@@ -221,6 +221,8 @@ pub fn run(options: Options) -> Result<usize, StartError> {
         let channels = Channels::new(talk.clone(), agent.clone(), background.handle(), telegram);
         let system = System::new(facts, hub.clone());
         system.watch_stores([store.clone(), talk.clone()]);
+        let counted = sessions.clone();
+        system.count_sessions(move || counted.len());
         let domains = Domains { system, devices, nodes, sessions, approvals, agent, channels };
         let mut router = methods::router(&domains);
         let doctor = doctor::Doctor::default();

@@ -11,6 +11,7 @@ pub mod refusals;
 pub mod report;
 pub mod stability;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -56,13 +57,23 @@ pub struct System(Arc<Inner>);
 struct Inner {
     facts: Facts,
     hub: Hub,
-    health_tail: Vec<u8>,
+    health_tail: Vec<Vec<u8>>,
     started: Instant,
     heartbeats: AtomicBool,
     refusals: Refusals,
     stability: Recorder,
     config: ArcSwap<Bytes>,
     stores: OnceLock<[Store; 2]>,
+    sessions: OnceLock<Count>,
+}
+
+/// How many there are of something.
+struct Count(Box<dyn Fn() -> usize + Send + Sync>);
+
+impl fmt::Debug for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", (self.0)())
+    }
 }
 
 impl System {
@@ -80,6 +91,7 @@ impl System {
         Self(Arc::new(Inner {
             config,
             stores: OnceLock::new(),
+            sessions: OnceLock::new(),
             facts,
             hub,
             health_tail,
@@ -94,6 +106,16 @@ impl System {
     pub fn watch_stores(&self, stores: [Store; 2]) {
         // The first word counts; there is one start.
         let _ = self.0.stores.set(stores);
+    }
+
+    /// Who knows how many sessions there are: without a word of these, there is none.
+    pub fn count_sessions(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
+        // The first word counts; there is one start.
+        let _ = self.0.sessions.set(Count(Box::new(count)));
+    }
+
+    fn sessions(&self) -> usize {
+        self.0.sessions.get().map_or(0, |count| (count.0)())
     }
 
     /// What keeps state from the disk, if anything does.
@@ -131,7 +153,7 @@ impl System {
         &self.0.stability
     }
 
-    fn health_tail(&self) -> &[u8] {
+    fn health_tail(&self) -> &[Vec<u8>] {
         &self.0.health_tail
     }
 

@@ -1,7 +1,7 @@
 //! The shapes of `health`, `status` and `channels.status`.
 //!
 //! They carry what this gateway knows under the names the wire has for it; what it does not have (plugins,
-//! channels, agents' sessions) is there and empty, because clients read those fields without asking.
+//! channels, a list of sessions) is there and empty, because clients read those fields without asking.
 
 use serde_json::{Value, json};
 
@@ -25,12 +25,18 @@ impl System {
         };
         let _ = std::io::Write::write_fmt(out, format_args!("{}", now.0));
         out.push(b',');
-        out.extend_from_slice(self.health_tail());
+        let sessions = self.sessions();
+        for (at, piece) in self.health_tail().iter().enumerate() {
+            if at > 0 {
+                let _ = std::io::Write::write_fmt(out, format_args!("{sessions}"));
+            }
+            out.extend_from_slice(piece);
+        }
     }
 
     /// `status`.
     pub fn status(&self) -> Value {
-        let hub = self.hub();
+        let (hub, sessions) = (self.hub(), self.sessions());
         json!({
             "runtimeVersion": env!("CARGO_PKG_VERSION"),
             "heartbeat": {
@@ -54,8 +60,8 @@ impl System {
                 },
             },
             "sessions": {
-                "paths": [], "count": 0, "defaults": {"model": null, "contextTokens": null}, "recent": [],
-                "byAgent": [{"agentId": MAIN_AGENT, "path": "", "count": 0, "recent": []}],
+                "paths": [], "count": sessions, "defaults": {"model": null, "contextTokens": null}, "recent": [],
+                "byAgent": [{"agentId": MAIN_AGENT, "path": "", "count": sessions, "recent": []}],
             },
             "pid": std::process::id(),
             "processMemory": {"rssBytes": resident_bytes()},
@@ -72,9 +78,11 @@ impl System {
     }
 }
 
-/// `health` behind its time.
-pub(super) fn health_tail(state_dir: &std::path::Path) -> Vec<u8> {
-    let sessions = json!({"path": state_dir.display().to_string(), "count": 0, "recent": []});
+/// `health` behind its time, in pieces: between them stands the number of sessions.
+pub(super) fn health_tail(state_dir: &std::path::Path) -> Vec<Vec<u8>> {
+    // No path holds a control character as it stands in JSON.
+    const COUNT: &str = "\u{1}";
+    let sessions = json!({"path": state_dir.display().to_string(), "count": COUNT, "recent": []});
     let tail = json!({
         "durationMs": 0,
         "plugins": {"loaded": [], "errors": []},
@@ -93,7 +101,8 @@ pub(super) fn health_tail(state_dir: &std::path::Path) -> Vec<u8> {
         }],
         "sessions": sessions,
     });
-    tail.to_string().into_bytes().split_off(1)
+    let tail = tail.to_string();
+    tail[1..].split(&json!(COUNT).to_string()).map(|piece| piece.as_bytes().to_vec()).collect()
 }
 
 /// Resident memory of the process, in bytes; zero where the system does not say.
