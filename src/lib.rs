@@ -56,6 +56,7 @@ pub mod secret;
 pub mod server;
 pub mod sessions;
 pub mod shutdown;
+pub mod spread;
 pub mod store;
 pub mod system;
 pub mod tailscale;

@@ -15,6 +15,7 @@ static LAYERS: [Layer; 6] = [
         Room("address", ""),
         Room("clock", ""),
         Room("limits", ""),
+        Room("spread", ""),
         Room("wake", ""),
         Room("secret", ""),
         Room("id", "secret"),

@@ -33,7 +33,7 @@ use crate::auth::{
     self, ApprovedRole, AuthMode, BootstrapCode, Credentials, Decision, Denied, DeviceId, DeviceToken, Evidence, Grant,
     HeaderView, Policy, RateLimits, Surface, Verdict,
 };
-use crate::clock::{UnixMs, monotonic_s};
+use crate::clock::{Allowance, UnixMs, monotonic_s};
 use crate::conn::connect::{ConnectParams, PROTOCOL, PROTOCOL_PREVIOUS};
 use crate::conn::{Accepted, CalledOff, Connecting, End, EndedBy, Refused, Service, Socket};
 use crate::devices::record::{Claims, PairedDevice, Token};
@@ -59,6 +59,10 @@ use crate::ws::close::{Close, CloseCode};
 
 /// Times that a connect is decided on: again after a silent pairing, and whenever a right was taken back meanwhile.
 const DECISIONS: usize = 8;
+
+/// Lines a second about clients that were refused: to find who it is and why, not to count a flood. Each costs more than
+/// the refusal itself.
+const REFUSED_LINES_PER_SECOND: u32 = 50;
 
 /// Everything behind the door.
 #[derive(Debug)]
@@ -715,13 +719,12 @@ impl Service for Admission {
     }
 
     fn ended(&self, socket: Option<&Socket>, connection: Option<&Arc<Connection>>, end: &End) {
-        let reason = plain(&end.reason, 300);
         large::note(self.domains.system.stability(), connection.map(|connection| &**connection), end, UnixMs::now());
         match connection {
             Some(connection) => {
                 self.forget(connection);
                 let conn = connection.id;
-                let client = plain(&connection.client.id, 64);
+                let (client, reason) = (plain(&connection.client.id, 64), plain(&end.reason, 300));
                 match end.by {
                     EndedBy::Gateway => tracing::info!(%conn, client, code = end.code, reason, "closed by the gateway"),
                     EndedBy::Client => tracing::debug!(%conn, client, code = end.code, reason, "closed by the client"),
@@ -729,13 +732,22 @@ impl Service for Admission {
                 }
             }
             None => {
+                static LINES: Allowance = Allowance::new(REFUSED_LINES_PER_SECOND);
+                if !matches!(end.by, EndedBy::Gateway) {
+                    return tracing::debug!(peer = ?socket.map(|socket| socket.peer), reason = ?end.reason, "left before connecting");
+                }
+                let Some(left_out) = LINES.ask(monotonic_s()) else { return };
+                if left_out > 0 {
+                    tracing::info!(
+                        left_out,
+                        "more clients were refused than the log has lines for; status counts them"
+                    );
+                }
                 let peer = socket.map(|socket| socket.peer.to_string()).unwrap_or_default();
                 let denied = socket.and_then(|socket| socket.denied.get()).map(|reason| plain(reason, 80));
                 let from = socket.and_then(|socket| socket.verdict.client());
-                match end.by {
-                    EndedBy::Gateway => tracing::info!(peer, ?from, code = end.code, denied, reason, "client refused"),
-                    EndedBy::Client | EndedBy::Transport => tracing::debug!(peer, reason, "left before connecting"),
-                }
+                let reason = plain(&end.reason, 300);
+                tracing::info!(peer, ?from, code = end.code, denied, reason, "client refused");
             }
         }
     }
