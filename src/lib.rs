@@ -58,6 +58,7 @@ pub mod server;
 pub mod sessions;
 pub mod shutdown;
 pub mod sparing;
+pub mod spread;
 pub mod store;
 pub mod system;
 pub mod tailscale;

@@ -17,6 +17,7 @@ static LAYERS: [Layer; 6] = [
         Room("disk", ""),
         Room("limits", ""),
         Room("text", ""),
+        Room("spread", ""),
         Room("wake", ""),
         Room("sparing", ""),
         Room("secret", ""),

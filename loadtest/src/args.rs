@@ -41,8 +41,8 @@ pub enum Command {
     /// A mixture for a long time: whether memory grows
     Soak(Box<Common<Soak>>),
     /// A floor server (this program starts it by itself)
-    #[command(hide = true, subcommand)]
-    Floor(floor::Kind),
+    #[command(hide = true)]
+    Floor(floor::Service),
     /// A stand-in model (this program starts it by itself)
     #[command(hide = true)]
     Model {

@@ -4,6 +4,8 @@
 //! affinity of the thread that starts them, so a server is started while this (single-threaded) program stands
 //! on the server's cores; no code has to run in the child.
 
+use std::sync::OnceLock;
+
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -67,8 +69,18 @@ impl Cores {
     }
 
     fn of(pid: Option<Pid>) -> Result<Vec<usize>> {
+        // Of this program: those it began with. It has moved by the time it divides them again.
+        static OWN: OnceLock<Vec<usize>> = OnceLock::new();
+        if let (None, Some(own)) = (pid, OWN.get()) {
+            return Ok(own.clone());
+        }
         let allowed = sched_getaffinity(pid).context("asking which cores a process may use")?;
-        Ok((0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect())
+        let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+        if pid.is_none() {
+            // Nobody else sets it: this program has one thread.
+            let _ = OWN.set(cores.clone());
+        }
+        Ok(cores)
     }
 }
 

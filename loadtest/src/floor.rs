@@ -7,11 +7,13 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::process::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cores::Cores;
@@ -67,8 +69,12 @@ impl Floor {
     /// Starts one on `cores`.
     pub fn start(kind: &Kind, cores: &Cores) -> Result<Self> {
         let program = std::env::current_exe().context("the path of this program")?;
+        // As many as a gateway has workers.
+        let threads = ["--threads".to_owned(), cores.server.len().to_string()];
         let mut child = cores
-            .on_server(|| Command::new(program).arg("floor").args(kind.arguments()).stdout(Stdio::piped()).spawn())?
+            .on_server(|| {
+                Command::new(program).arg("floor").args(&threads).args(kind.arguments()).stdout(Stdio::piped()).spawn()
+            })?
             .context("starting the floor server")?;
         let mut line = String::new();
         let output = child.stdout.take().context("the floor server's output")?;
@@ -90,6 +96,7 @@ impl Drop for Floor {
 }
 
 const LISTENER: Token = Token(usize::MAX);
+const MAIL: Token = Token(usize::MAX - 1);
 /// Connections that may wait to be accepted, as far as the system lets them.
 const BACKLOG: i32 = 4096;
 /// Bytes read or written at a time.
@@ -104,11 +111,27 @@ struct Connection {
     owed: usize,
 }
 
+/// How a floor server is started: what it does, on how many threads.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Service {
+    /// Threads that connections are spread over, one after the other
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+/// Sockets for a thread from the one that accepts.
+struct Mailbox {
+    waker: Waker,
+    sockets: Mutex<Vec<TcpStream>>,
+}
+
 /// Runs a floor server until its parent ends. Prints its port.
 ///
 /// # Errors
 /// The system refuses a socket.
-pub fn serve(kind: &Kind) -> io::Result<()> {
+pub fn serve(Service { threads, kind }: &Service) -> io::Result<()> {
     let parent = rustix::process::getppid();
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     clawgate::net::descriptors::raise();
@@ -116,82 +139,132 @@ pub fn serve(kind: &Kind) -> io::Result<()> {
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    let mut listener = TcpListener::from_std(socket.into());
-    writeln!(io::stdout().lock(), "{}", listener.local_addr()?.port())?;
-    let mut poll = Poll::new()?;
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut events = Events::with_capacity(1024);
-    let mut connections: Vec<Option<Connection>> = Vec::new();
-    let mut free = Vec::new();
-    let (mut input, output) = (vec![0; CHUNK_BYTES], vec![b'x'; CHUNK_BYTES]);
-    loop {
-        // A time limit: a parent that died before the signal was set is missed by it.
-        match poll.poll(&mut events, Some(Duration::from_secs(5))) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
-        }
-        if rustix::process::getppid() != parent {
-            return Ok(());
-        }
-        for event in &events {
-            if event.token() == LISTENER {
-                accept(&listener, &poll, &mut connections, &mut free, |connection| match kind {
-                    Kind::Exchange { steps } => connection.answer(0, steps, &output),
-                    Kind::Send { .. } => connection.write(GREETING_BYTES, &output),
-                })?;
-                continue;
-            }
-            let key = event.token().0;
-            let Some(connection) = connections[key].as_mut() else { continue };
-            let to_the_end = event.is_read_closed();
-            let read = connection.read(&mut input, to_the_end);
-            let alive = match (kind, read) {
-                (_, Err(_)) => false,
-                (Kind::Exchange { steps }, Ok(bytes)) => connection.answer(bytes, steps, &output).is_ok(),
-                (Kind::Send { message_bytes }, Ok(bytes)) => {
-                    connections_but(&mut connections, key).for_each(|other| {
-                        // Who is gone says so itself.
-                        let _ = other.write(bytes * message_bytes, &output);
-                    });
-                    true
+    let listener = TcpListener::from_std(socket.into());
+    // What goes to all connections goes from one thread.
+    let others = if matches!(kind, Kind::Send { .. }) { 0 } else { threads.saturating_sub(1) };
+    let mut mailboxes = Vec::new();
+    for _ in 0..others {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), MAIL)?;
+        let mailbox = Arc::new(Mailbox { waker, sockets: Mutex::default() });
+        mailboxes.push(Arc::clone(&mailbox));
+        let mut share = Share::new(parent, kind.clone(), poll);
+        std::thread::spawn(move || {
+            share.run(&mut |share| mailbox.sockets().drain(..).try_for_each(|it| share.take(it)))
+        });
+    }
+    let mut share = Share::new(parent, kind.clone(), Poll::new()?);
+    share.listen(listener, mailboxes)
+}
+
+impl Mailbox {
+    fn sockets(&self) -> MutexGuard<'_, Vec<TcpStream>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connections of one thread.
+struct Share {
+    parent: Option<Pid>,
+    kind: Kind,
+    poll: Poll,
+    connections: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Share {
+    fn new(parent: Option<Pid>, kind: Kind, poll: Poll) -> Self {
+        let (input, output) = (vec![0; CHUNK_BYTES], vec![b'x'; CHUNK_BYTES]);
+        Self { parent, kind, poll, connections: Vec::new(), free: Vec::new(), input, output }
+    }
+
+    /// Serves, and spreads what comes over this thread and those with mailboxes.
+    fn listen(&mut self, mut listener: TcpListener, mailboxes: Vec<Arc<Mailbox>>) -> io::Result<()> {
+        self.poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        writeln!(io::stdout().lock(), "{}", listener.local_addr()?.port())?;
+        let mut turn = 0;
+        self.run(&mut |share| {
+            loop {
+                let stream = match listener.accept() {
+                    Ok((stream, _)) => stream,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) => return Err(error),
+                };
+                turn = (turn + 1) % (mailboxes.len() + 1);
+                match mailboxes.get(turn) {
+                    None => share.take(stream)?,
+                    Some(mailbox) => {
+                        mailbox.sockets().push(stream);
+                        mailbox.waker.wake()?;
+                    }
                 }
-            };
-            if !alive {
-                connections[key] = None;
-                free.push(key);
             }
+        })
+    }
+
+    /// Serves until the parent ends. `arrivals` takes in who has come, when somebody has.
+    fn run(&mut self, arrivals: &mut dyn FnMut(&mut Self) -> io::Result<()>) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            // A time limit: a parent that died before the signal was set is missed by it.
+            match self.poll.poll(&mut events, Some(Duration::from_secs(5))) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            if rustix::process::getppid() != self.parent {
+                return Ok(());
+            }
+            for event in &events {
+                match event.token() {
+                    LISTENER | MAIL => arrivals(self)?,
+                    Token(key) => self.serve(key, event.is_read_closed()),
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.connections.len() - 1
+        });
+        self.poll.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
+        let mut connection = Connection { stream, step: 0, carried: 0, owed: 0 };
+        // Who is gone already says so itself.
+        let _ = match &self.kind {
+            Kind::Exchange { steps } => connection.answer(0, steps, &self.output),
+            Kind::Send { .. } => connection.write(GREETING_BYTES, &self.output),
+        };
+        self.connections[key] = Some(connection);
+        Ok(())
+    }
+
+    fn serve(&mut self, key: usize, to_the_end: bool) {
+        let Some(connection) = self.connections[key].as_mut() else { return };
+        let read = connection.read(&mut self.input, to_the_end);
+        let alive = match (&self.kind, read) {
+            (_, Err(_)) => false,
+            (Kind::Exchange { steps }, Ok(bytes)) => connection.answer(bytes, steps, &self.output).is_ok(),
+            (Kind::Send { message_bytes }, Ok(bytes)) => {
+                connections_but(&mut self.connections, key).for_each(|other| {
+                    // Who is gone says so itself.
+                    let _ = other.write(bytes * message_bytes, &self.output);
+                });
+                true
+            }
+        };
+        if !alive {
+            self.connections[key] = None;
+            self.free.push(key);
         }
     }
 }
 
 fn connections_but(connections: &mut [Option<Connection>], key: usize) -> impl Iterator<Item = &mut Connection> {
     connections.iter_mut().enumerate().filter(move |(other, _)| *other != key).filter_map(|(_, it)| it.as_mut())
-}
-
-fn accept(
-    listener: &TcpListener,
-    poll: &Poll,
-    connections: &mut Vec<Option<Connection>>,
-    free: &mut Vec<usize>,
-    greet: impl Fn(&mut Connection) -> io::Result<()>,
-) -> io::Result<()> {
-    loop {
-        let mut stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        stream.set_nodelay(true)?;
-        let key = free.pop().unwrap_or_else(|| {
-            connections.push(None);
-            connections.len() - 1
-        });
-        poll.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
-        let mut connection = Connection { stream, step: 0, carried: 0, owed: 0 };
-        // Who is gone already says so itself.
-        let _ = greet(&mut connection);
-        connections[key] = Some(connection);
-    }
 }
 
 impl Connection {

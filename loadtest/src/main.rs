@@ -59,7 +59,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Storm(it) => scenario::storm::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Streams(it) => scenario::streams::run(&it.scenario, &it.run)?.publish(&it.run),
         Command::Soak(it) => scenario::soak::run(&it.scenario, &it.run)?.publish(&it.run),
-        Command::Floor(kind) => Ok(floor::serve(&kind)?),
+        Command::Floor(service) => Ok(floor::serve(&service)?),
         Command::Model { deltas, places } => Ok(model::serve(deltas, places)?),
     }
 }

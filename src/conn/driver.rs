@@ -40,6 +40,9 @@ const OUTPUT_BYTES: usize = 64 * 1024;
 const OUTPUT_KEPT_BYTES: usize = 256 * 1024;
 /// Turns before the other connections of the worker have theirs.
 const TURNS: usize = 8;
+/// Looks at the kernel for which what there is to say to a node is held back, see [`Driver::linger`]. A second one brings
+/// more than it costs; a third brought nothing.
+const LOOKS: u8 = 2;
 /// Expected bytes of an answer: it decides the form of the frame's head before the length is known.
 const ANSWER_BYTES: usize = 200;
 
@@ -119,8 +122,8 @@ struct Driver {
     unsent_at: usize,
     /// A ping is among `unsent`.
     ping_unsent: bool,
-    /// `unsent` is held back for one turn, see [`Driver::linger`].
-    lingers: bool,
+    /// Looks at the kernel for which `unsent` has been held back, see [`Driver::linger`].
+    looks: u8,
 }
 
 impl Driver {
@@ -148,7 +151,7 @@ impl Driver {
             unsent,
             unsent_at: 0,
             ping_unsent: false,
-            lingers: false,
+            looks: 0,
         }
     }
 
@@ -158,9 +161,9 @@ impl Driver {
             if self.leaving.is_some() {
                 return self.leave(cx, scratch);
             }
-            let lingered = std::mem::take(&mut self.lingers);
+            let looks = std::mem::take(&mut self.looks);
             scratch.output.clear();
-            if lingered {
+            if looks > 0 {
                 scratch.output.extend_from_slice(&self.unsent);
                 spare::give_back(std::mem::take(&mut self.unsent));
             } else {
@@ -183,7 +186,8 @@ impl Driver {
                 Ok(came) => came,
                 Err(error) => return self.broken(&error),
             };
-            if !lingered && self.linger(cx, &came, &scratch.output) {
+            if looks < LOOKS && self.linger(cx, &came, &scratch.output) {
+                self.looks = looks + 1;
                 return Poll::Pending;
             }
             let drained = self.leaving.is_none() && self.drain(cx, &mut scratch.output);
@@ -266,8 +270,8 @@ impl Driver {
     }
 
     /// Whether to hold back what there is to say to a node until the kernel has been asked once more what is ready, and
-    /// that has run. A node is called by many: what they ask of it in these two rounds, and the acknowledgements of what it
-    /// has answered, leave in one write. With nothing else to do it costs one look at the kernel.
+    /// that has run. A node is called by many: what they ask of it in these rounds, and the acknowledgements of what it
+    /// has answered, leave in one write. With nothing else to do it costs [`LOOKS`] looks at the kernel.
     fn linger(&mut self, cx: &mut Context<'_>, came: &Came, output: &[u8]) -> bool {
         let Some(connection) = &self.core.connection else { return false };
         let has_more = matches!(came, Came::Bytes { more: true }) || output.len() > ANSWER_BYTES * 16;
@@ -279,7 +283,6 @@ impl Driver {
             self.unsent = spare::take(output.len());
             self.unsent.extend_from_slice(output);
         }
-        self.lingers = true;
         // To be polled once is all that it needs: it wakes this task after the next look.
         let _ = pin!(tokio::task::yield_now()).poll(cx);
         true

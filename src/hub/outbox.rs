@@ -5,6 +5,7 @@
 //! used up, so the client sees the gap); when something that must arrive does not fit, the outbox closes
 //! itself with 1008 and gives its memory back. Nobody else ever waits for it.
 
+mod budget;
 pub mod spare;
 
 use std::collections::VecDeque;
@@ -12,40 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+pub use budget::Budget;
+
 use crate::rpc::catalog::{Delivery, Event};
 use crate::wake::Home;
 use crate::ws::close::CloseCode;
-
-/// Bytes that may wait for all connections together.
-#[derive(Debug)]
-pub struct Budget {
-    used: AtomicUsize,
-    limit: usize,
-}
-
-impl Budget {
-    /// A budget of `limit` bytes.
-    pub const fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
-    }
-
-    /// Bytes taken now.
-    pub fn used_bytes(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|sum| *sum <= self.limit)
-            })
-            .is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
 
 /// An event's text up to where recipients differ, shared by all of them.
 ///
@@ -270,7 +242,7 @@ impl Outbox {
             Pushed::Dropped
         } else {
             let reason = "slow consumer".to_owned();
-            let limit = if fits { self.budget.limit } else { room };
+            let limit = if fits { self.budget.limit() } else { room };
             let too_much = Some(TooMuch { bytes: (waiting + bytes) as u64, limit: limit as u64 });
             self.close_locked(
                 &mut state,
@@ -462,7 +434,7 @@ mod tests {
         assert_eq!(a.push_text(vec![b'x'; 400]), Pushed::Queued);
         assert_eq!(b.push_text(vec![b'x'; 400]), Pushed::Refused);
         drop(a);
-        assert_eq!(budget.used_bytes(), 0);
+        assert_eq!(budget.used(), 0);
     }
 
     /// Counts how often it is woken.

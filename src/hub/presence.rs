@@ -5,6 +5,7 @@
 //! installation with ten thousand nodes must not send ten thousand rows to each. Its JSON is encoded once
 //! per version and shared.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -86,12 +87,34 @@ struct Rows {
     encoded: Option<Bytes>,
 }
 
+/// What a thread has last seen of a list.
+#[derive(Default)]
+struct LastSeen {
+    list: u64,
+    version: u64,
+    json: Box<[u8]>,
+}
+
+thread_local! {
+    static LAST_SEEN: RefCell<LastSeen> = RefCell::default();
+}
+
 /// The list and its version.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Presence {
+    /// Tells it from other lists of the process; never zero.
+    id: u64,
     rows: Mutex<Rows>,
     version: AtomicU64,
     changed: Arc<tokio::sync::Notify>,
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { id, rows: Mutex::default(), version: AtomicU64::new(0), changed: Arc::default() }
+    }
 }
 
 impl Presence {
@@ -144,14 +167,33 @@ impl Presence {
 
     /// The list as JSON, encoded once per version.
     pub fn json(&self) -> Bytes {
+        self.encoded().0
+    }
+
+    /// Looks at the list as JSON. Each thread keeps the bytes that it has last looked at: as long as nothing changes, all
+    /// that threads share is a number that nobody writes.
+    pub fn with_json<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        LAST_SEEN.with_borrow_mut(|last| {
+            if last.list != self.id || last.version != self.version.load(Ordering::Acquire) {
+                let (json, version) = self.encoded();
+                // A copy: whoever counted along with others would write what they write.
+                *last = LastSeen { list: self.id, version, json: json.to_vec().into() };
+            }
+            look(&last.json)
+        })
+    }
+
+    /// The list as JSON, and its version.
+    fn encoded(&self) -> (Bytes, u64) {
         let mut rows = self.lock();
+        let version = self.version.load(Ordering::Relaxed);
         if let Some(encoded) = &rows.encoded {
-            return encoded.clone();
+            return (encoded.clone(), version);
         }
         let list: Vec<&Row> = rows.entries.iter().map(|entry| &entry.row).collect();
         let encoded = Bytes::from(encode(&list));
         rows.encoded = Some(encoded.clone());
-        encoded
+        (encoded, version)
     }
 
     /// Number of the current list; it grows with every change.
@@ -169,7 +211,7 @@ impl Presence {
             let mut rows = self.lock();
             change(&mut rows.entries);
             rows.encoded = None;
-            self.version.fetch_add(1, Ordering::Relaxed);
+            self.version.fetch_add(1, Ordering::Release);
         }
         self.changed.notify_one();
     }

@@ -229,7 +229,7 @@ impl Hub {
 
     /// Bytes that wait for all connections.
     pub fn queued_bytes(&self) -> usize {
-        self.0.budget.used_bytes()
+        self.0.budget.used()
     }
 
     /// The current state versions.

@@ -36,6 +36,7 @@ use crate::auth::DeviceId;
 use crate::clock::UnixMs;
 use crate::hub::Connection;
 use crate::hub::outbox::{Pushed, spare};
+use crate::id::ConnId;
 use crate::limits::INVOKE_TIMEOUT_MS;
 use crate::rpc::catalog::Event;
 use crate::rpc::dispatch::{Call, Outcome, Params, Responder};
@@ -218,7 +219,15 @@ struct Stream {
     next_seq: u64,
 }
 
-/// How a repeat finds the call that runs.
+/// How a repeat finds the call that runs: which connection of the node it went to, and where it stands among the calls
+/// of that. A session is not held for it: all calls of a node, on every worker, would count it up and down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    connection: ConnId,
+    token: Token,
+}
+
+/// A call whose progress somebody follows.
 #[derive(Clone, Debug)]
 pub(super) struct Running {
     session: Arc<Session>,
@@ -325,8 +334,8 @@ fn begin(
     let session = session.ok_or_else(|| inner.not_connected(DeviceId::parse(&asked.node_id)))?;
     let command = session.effective.load().command(&asked.command);
     let command = command.ok_or_else(|| inner.refusal(&session, &asked.command))?;
-    let Command { name, guard } = &command;
-    guard.check_reachable(name)?;
+    let Command { name, guard } = command;
+    guard.check_reachable(&name)?;
     let caller = call.caller();
     if guard.needs_admin() && !caller.grant.scopes().covers(Scope::Admin) {
         return Err(RpcError::missing_scope(Scope::Admin.as_str(), &[Scope::Admin.as_str()]));
@@ -334,41 +343,35 @@ fn begin(
     let run = match guard {
         Guard::SystemRun => Some(system_run(asked.params)?),
         Guard::BrowserProxy => {
-            guard::check_browser_proxy(name, asked.params)?;
+            guard::check_browser_proxy(&name, asked.params)?;
             None
         }
         _ => None,
     };
     let params = run.as_ref().map(|run| run.params.as_str()).or(asked.params.map(Raw::as_str));
-    let request = Request::new(&session, name, params, &asked);
-    let wants_open = session.sleeps && needs_open_app(name);
+    let request = Request::new(&session, &name, params, &asked);
+    let wants_open = session.sleeps && needs_open_app(&name);
     let extra = (asked.progress || run.is_some() || wants_open).then(|| {
         let key = asked.key.decode();
         Box::new(Extra {
             joined: Vec::new(),
             stream: asked.progress.then(|| Stream { key_json: asked.key.as_str().into(), next_seq: 0 }),
             run_id: run.as_ref().map(|run| run.run_id.as_str().into()),
-            action: wants_open.then(|| Action::new(name, params, &key)),
+            action: wants_open.then(|| Action::new(&name, params, &key)),
         })
     });
-    let key = inner.repeats.key(caller, session.node_id, name, asked.key.inner());
+    let key = inner.repeats.key(caller, session.node_id, &name, asked.key.inner());
     let now = deadline::now();
     let deadline = (asked.timeout_ms > 0).then(|| {
         let at = now + Duration::from_millis(asked.timeout_ms.into());
         (at, inner.deadlines.tick_after(at))
     });
     let received = call.now();
-    let waiting = Waiting {
-        responder: call.later(),
-        command: Arc::clone(name),
-        key,
-        timeout_ms: asked.timeout_ms,
-        heard: false,
-        extra,
-    };
+    let waiting =
+        Waiting { responder: call.later(), command: name, key, timeout_ms: asked.timeout_ms, heard: false, extra };
     let begun = inner.repeats.begin(key, received, waiting, |waiting| {
         let token = inner.take_in(&session, deadline, waiting)?;
-        Ok((Running { session: Arc::clone(&session), token }, token))
+        Ok((Place { connection: session.connection.id, token }, token))
     });
     match begun {
         Begun::Started(token) => {
@@ -399,15 +402,19 @@ fn begin(
             ));
         }
         Begun::Refused(NotTaken::Ended, waiting) => waiting.fail(&inner.not_connected(Some(session.node_id))),
-        Begun::Running(Running { session, token }, waiting) => join(&session, token, waiting.responder),
+        Begun::Running(place, waiting) => join(&session, place, waiting.responder),
         Begun::Done(answered, waiting) => again(&answered, waiting.responder),
     }
     Ok(Outcome::Later)
 }
 
 /// Lets a repeat wait for the call that runs.
-fn join(session: &Session, token: Token, responder: Responder) {
-    match session.join(token, responder) {
+fn join(session: &Session, place: Place, responder: Responder) {
+    let joined = match place.connection == session.connection.id {
+        true => session.join(place.token, responder),
+        false => Err(responder),
+    };
+    match joined {
         Ok(()) => {}
         Err(responder) => {
             let message = "a call with this idempotencyKey is just ending, or has too many repeats; ask again";
@@ -669,18 +676,16 @@ impl Inner {
         deadline: Option<(Instant, Tick)>,
         waiting: Waiting,
     ) -> Result<Token, (NotTaken, Waiting)> {
-        if self.counters.waiting() >= MAX_CALLS {
+        if !self.counters.has_begun() {
             return Err((NotTaken::Full, waiting));
         }
-        let token = session.call(deadline, waiting)?;
-        self.counters.begun.fetch_add(1, Ordering::Relaxed);
-        Ok(token)
+        session.call(deadline, waiting).inspect_err(|_| self.counters.did_not_begin())
     }
 
     /// Takes a call out, if it still waits.
     fn take_out(&self, session: &Session, token: Token) -> Option<Waiting> {
         let waiting = session.take(token)?;
-        self.counters.ended.fetch_add(1, Ordering::Relaxed);
+        self.counters.has_ended();
         Some(waiting)
     }
 
@@ -704,7 +709,7 @@ impl Inner {
                 self.deadlines.note(next);
             }
             for (token, waiting) in late.drain(..) {
-                self.counters.ended.fetch_add(1, Ordering::Relaxed);
+                self.counters.has_ended();
                 self.counters.timed_out.fetch_add(1, Ordering::Relaxed);
                 self.repeats.forget(waiting.key);
                 let mut error = failure("TIMEOUT", "node invoke timed out", waiting.dispatch());
@@ -722,7 +727,7 @@ impl Inner {
     /// Ends a session, and the calls that wait for it.
     pub(super) fn end_calls(&self, session: &Session) {
         for (_, waiting) in session.end() {
-            self.counters.ended.fetch_add(1, Ordering::Relaxed);
+            self.counters.has_ended();
             self.counters.disconnected.fetch_add(1, Ordering::Relaxed);
             self.repeats.forget(waiting.key);
             let message = format!("node disconnected ({})", waiting.command);

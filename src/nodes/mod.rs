@@ -44,16 +44,18 @@ pub use record::SCHEMA;
 use crate::auth::DeviceId;
 use crate::clock::UnixMs;
 use crate::devices::Devices;
+use crate::hub::outbox::Budget;
 use crate::hub::{Connection, Hub};
 use crate::id::ConnId;
 use crate::rpc::catalog::Event;
 use crate::rpc::error::RpcError;
 use crate::rpc::scope::Role;
+use crate::spread::Spread;
 use crate::store::{Store, StoreError};
 use crate::ws::close::CloseCode;
 use deadline::Deadlines;
 use guard::Guard;
-use invoke::Running;
+use invoke::{MAX_CALLS, Place, Running};
 use known::Known;
 use live::{Joined, Live, Session};
 use policy::{CommandPolicy, Platform};
@@ -125,10 +127,18 @@ pub struct Counts {
     pub late: u64,
 }
 
+/// Calls that a thread has seen begin and end.
 #[derive(Debug, Default)]
-struct Counters {
+struct Flow {
     begun: AtomicU64,
     ended: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Counters {
+    /// Room for calls that wait.
+    room: Budget,
+    flow: Spread<Flow>,
     timed_out: AtomicU64,
     disconnected: AtomicU64,
     abandoned: AtomicU64,
@@ -136,20 +146,53 @@ struct Counters {
     late: AtomicU64,
 }
 
+impl Default for Counters {
+    fn default() -> Self {
+        let [timed_out, disconnected, abandoned, busy, late] = Default::default();
+        let (room, flow) = (Budget::new(MAX_CALLS), Spread::default());
+        Self { room, flow, timed_out, disconnected, abandoned, busy, late }
+    }
+}
+
 impl Counters {
+    /// Counts a call that is to begin; `false` when there are as many as there may be.
+    fn has_begun(&self) -> bool {
+        let has_room = self.room.take(1);
+        if has_room {
+            self.flow.here().begun.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    /// Counts a call that has ended.
+    fn has_ended(&self) {
+        self.flow.here().ended.fetch_add(1, Ordering::Relaxed);
+        self.room.give_back(1);
+    }
+
+    /// Counts a call that did not begin after all.
+    fn did_not_begin(&self) {
+        self.flow.here().begun.fetch_sub(1, Ordering::Relaxed);
+        self.room.give_back(1);
+    }
+
     /// Calls that wait.
     fn waiting(&self) -> usize {
-        // In this order, so that a call that ends in between is not counted as less than none.
-        let ended = self.ended.load(Ordering::Relaxed);
-        usize::try_from(self.begun.load(Ordering::Relaxed).saturating_sub(ended)).unwrap_or(usize::MAX)
+        self.room.used()
     }
 
     fn read(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let [timed_out, disconnected, abandoned] = [&self.timed_out, &self.disconnected, &self.abandoned].map(read);
         Counts {
-            begun: read(&self.begun),
-            answered: read(&self.ended).saturating_sub(timed_out + disconnected + abandoned),
+            // One thread's may be less than none: wrapping, the sum is right all the same.
+            begun: self.flow.all().fold(0, |sum, flow| sum.wrapping_add(read(&flow.begun))),
+            answered: self
+                .flow
+                .all()
+                .map(|flow| read(&flow.ended))
+                .sum::<u64>()
+                .saturating_sub(timed_out + disconnected + abandoned),
             timed_out,
             disconnected,
             abandoned,
@@ -174,7 +217,7 @@ struct Inner {
     /// connects meet in one order or the other.
     known: Mutex<Known>,
     live: Live,
-    repeats: Repeats<Running>,
+    repeats: Repeats<Place>,
     deadlines: Deadlines,
     streams: Mutex<Streams>,
     policy: ArcSwap<CommandPolicy>,

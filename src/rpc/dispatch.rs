@@ -10,7 +10,6 @@ mod respond;
 use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
@@ -21,7 +20,7 @@ use super::envelope::Request;
 use super::error::{ErrorCode, RpcError};
 use super::json::{self, Fields, JsonError, Members, Raw};
 use super::scope::Role;
-use crate::clock::{UnixMs, monotonic_s};
+use crate::clock::{Allowance, UnixMs, monotonic_s};
 use crate::hub::Connection;
 use crate::{task, text};
 
@@ -371,20 +370,14 @@ const LINES_PER_SECOND: u32 = 20;
 
 /// Writes one line about a call that was refused or failed, unless too many were written this second.
 pub fn log_refusal(caller: &Connection, method: &str, error: &RpcError) {
-    static SECOND: AtomicU32 = AtomicU32::new(0);
-    static LINES: AtomicU32 = AtomicU32::new(0);
-    let now_s = monotonic_s();
-    if SECOND.swap(now_s, Ordering::Relaxed) != now_s {
-        let left_out = LINES.swap(0, Ordering::Relaxed).saturating_sub(LINES_PER_SECOND);
-        if left_out > 0 {
-            tracing::info!(left_out, "more calls were refused than the log has lines for");
-        }
+    static LINES: Allowance = Allowance::new(LINES_PER_SECOND);
+    let Some(left_out) = LINES.ask(monotonic_s()) else { return };
+    if left_out > 0 {
+        tracing::info!(left_out, "more calls were refused than the log has lines for");
     }
-    if LINES.fetch_add(1, Ordering::Relaxed) < LINES_PER_SECOND {
-        // Both may hold text of the client: as `Debug` it cannot break out of its line.
-        let (code, reason) = (error.code.as_str(), &error.message);
-        tracing::info!(conn = %caller.id, ?method, code, ?reason, "call refused");
-    }
+    // Both may hold text of the client: as `Debug` it cannot break out of its line.
+    let (code, reason) = (error.code.as_str(), &error.message);
+    tracing::info!(conn = %caller.id, ?method, code, ?reason, "call refused");
 }
 
 /// The answer to a method that is not here: known to the wire, or to nobody.

@@ -754,13 +754,12 @@ impl Service for Admission {
     }
 
     fn ended(&self, socket: Option<&Socket>, connection: Option<&Arc<Connection>>, end: &End) {
-        let reason = plain(&end.reason, 300);
         large::note(self.domains.system.stability(), connection.map(|connection| &**connection), end, UnixMs::now());
         match connection {
             Some(connection) => {
                 self.forget(connection);
                 let conn = connection.id;
-                let client = plain(&connection.client.id, 64);
+                let (client, reason) = (plain(&connection.client.id, 64), plain(&end.reason, 300));
                 match end.by {
                     EndedBy::Gateway => tracing::info!(%conn, client, code = end.code, reason, "closed by the gateway"),
                     EndedBy::Client => tracing::debug!(%conn, client, code = end.code, reason, "closed by the client"),
@@ -768,18 +767,16 @@ impl Service for Admission {
                 }
             }
             None => {
+                if !matches!(end.by, EndedBy::Gateway) {
+                    return tracing::debug!(peer = ?socket.map(|socket| socket.peer), reason = ?end.reason, "left before connecting");
+                }
+                // A line costs more than the refusal itself: nothing of it is made for those that are left out.
+                let Some(LeftOut(left_out)) = self.said.refused.say(monotonic_s()) else { return };
                 let peer = socket.map(|socket| socket.peer.to_string()).unwrap_or_default();
                 let denied = socket.and_then(|socket| socket.denied.get()).map(|reason| plain(reason, 80));
                 let from = socket.and_then(|socket| socket.verdict.client());
-                match end.by {
-                    EndedBy::Gateway => {
-                        if let Some(LeftOut(left_out)) = self.said.refused.say(monotonic_s()) {
-                            let code = end.code;
-                            tracing::info!(peer, ?from, code, denied, reason, left_out, "client refused");
-                        }
-                    }
-                    EndedBy::Client | EndedBy::Transport => tracing::debug!(peer, reason, "left before connecting"),
-                }
+                let (code, reason) = (end.code, plain(&end.reason, 300));
+                tracing::info!(peer, ?from, code, denied, reason, left_out, "client refused");
             }
         }
     }

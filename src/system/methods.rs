@@ -69,7 +69,7 @@ fn status(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
 
 fn system_presence(system: &System, call: Call<'_>) -> Result<Outcome, RpcError> {
     call.no_params()?;
-    call.answer_json(&system.hub().presence().json())
+    system.hub().presence().with_json(|list| call.answer_json(list))
 }
 
 /// A program on the host says something about it: a row of the presence list.
