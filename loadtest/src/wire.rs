@@ -72,7 +72,7 @@ impl Who {
         options.program.display_name = Some("loadtest".to_owned());
         let secret = |text: &Option<String>| text.as_deref().map(Secret::new);
         options.auth =
-            Auth { token: secret(&credentials.token), password: secret(&credentials.password), device_token: None };
+            Auth { token: secret(&credentials.token), password: secret(&credentials.password), ..Auth::default() };
         options.request(nonce)
     }
 }

@@ -22,7 +22,9 @@ use super::told_to_stop;
 use crate::client::credentials::{self, Credential, CredentialError, Flags, Resolution, Source};
 use crate::client::error::{ConnectError, Stage};
 use crate::client::identity::DeviceTokens;
+use crate::client::setup_code::SetupCode;
 use crate::client::{Auth, ConnectOptions, Connection, Event, Identity, Link, Purpose, Update};
+use crate::clock::UnixMs;
 use crate::node_host::policy::Mode;
 use crate::node_host::{self, CAPS, COMMANDS, NodeHost, Note};
 use crate::rpc::scope::Role;
@@ -74,6 +76,9 @@ pub(super) struct RunFlags {
     /// The gateway's URL, in one
     #[arg(long, value_name = "URL")]
     url: Option<String>,
+    /// A setup code, by which this machine is paired once without the gateway's secret: clawgate qr --node
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["host", "port", "context_path", "tls", "no_tls", "url", "token", "password", "tls_fingerprint"])]
+    pair: Option<String>,
     /// The gateway's shared token (other users of this host can see it; OPENCLAW_GATEWAY_TOKEN is hidden from them)
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
@@ -254,6 +259,12 @@ fn service_status(context: &Context, flags: &ShowFlags) -> Result<ExitCode, CliE
 /// it was paired is enough.
 fn install(context: &Context, flags: &InstallFlags) -> Result<ExitCode, CliError> {
     let run = &flags.run;
+    if run.pair.is_some() {
+        return Err(CliError::with_advice(
+            "a setup code serves once, and is nothing for a service's file",
+            "Pair once in the foreground: clawgate node run --pair CODE. Then install with --url.",
+        ));
+    }
     if run.token.is_some() || run.password.is_some() {
         return Err(CliError::with_advice(
             "--token and --password are not written into a service's file",
@@ -371,6 +382,7 @@ impl RunFlags {
         settings.tls = tls;
         let default_port = settings.port.filter(|_| !is_elsewhere).or(settings.default_port);
         let mut flags = self.given(tls, default_port.unwrap_or(credentials::DEFAULT_PORT))?;
+        flags.has_device_token = self.pair.is_some();
         let explanation = credentials::explain(&flags, &variables, &settings, Purpose::NodeHost);
         match (explanation.outcome, explanation.url) {
             (Err(CredentialError::ExplicitNeeded(_)), Some(url)) if tokens.get(&url, Role::Node).is_some() => {
@@ -379,6 +391,16 @@ impl RunFlags {
             }
             (outcome, _) => Ok(outcome?),
         }
+    }
+
+    /// The same with what a setup code says of the gateway.
+    fn by_code(&self, code: Option<&SetupCode>) -> Self {
+        let mut flags = self.clone();
+        if let Some(code) = code {
+            flags.url = Some(code.url.clone());
+            flags.tls_fingerprint.clone_from(&code.tls_fingerprint);
+        }
+        flags
     }
 
     /// The same for a service, which has not this terminal's environment: the gateway that was named there is named by a
@@ -498,6 +520,9 @@ async fn run(context: &Context, flags: &RunFlags) -> Result<ExitCode, CliError> 
     let state_dir = &context.paths.state_dir;
     let identity = Arc::new(Identity::load_or_create(state_dir)?);
     let mut tokens = DeviceTokens::load(state_dir, &identity);
+    let code = flags.pair.as_deref().map(|code| SetupCode::parse(code, UnixMs::now())).transpose();
+    let code = code.map_err(|error| CliError::Usage(format!("--pair: {error}")))?;
+    let flags = &flags.by_code(code.as_ref());
     let resolution = flags.resolve(context, &tokens)?;
     let policy_file = node_host::policy_file(state_dir);
     let host = NodeHost::new(
@@ -518,20 +543,22 @@ async fn run(context: &Context, flags: &RunFlags) -> Result<ExitCode, CliError> 
     let shared = Auth {
         token: resolution.token.value().cloned(),
         password: resolution.password.value().cloned(),
-        device_token: None,
+        ..Auth::default()
     };
     // What the gateway gave this device is narrower than the secret of all; what somebody named just now is meant.
     let explicit = is_explicit(&resolution.token) || is_explicit(&resolution.password);
     let own = stored.map(|token| Auth { device_token: Some(token), ..Auth::default() });
     let has_shared = shared.token.is_some() || shared.password.is_some();
-    let mut ways = match (own, explicit) {
+    let by_code = code.map(|code| Auth { bootstrap_token: Some(code.token), ..Auth::default() });
+    let ways = match (own, explicit) {
+        // What this machine got before may be of another time, but does no harm behind the code.
+        (own, _) if by_code.is_some() => own.into_iter().collect(),
         (Some(own), false) if has_shared => vec![own, shared],
         (Some(own), true) => vec![shared, own],
         (Some(own), false) => vec![own],
         (None, _) => vec![shared],
-    }
-    .into_iter()
-    .peekable();
+    };
+    let mut ways = by_code.into_iter().chain(ways).peekable();
     while let Some(auth) = ways.next() {
         session.options.auth = auth;
         let Some(error) = session.serve(&mut tokens).await else { return Ok(ExitCode::SUCCESS) };
@@ -543,7 +570,13 @@ async fn run(context: &Context, flags: &RunFlags) -> Result<ExitCode, CliError> 
         }
         let other_may_do = matches!(
             code.as_str(),
-            "AUTH_DEVICE_TOKEN_MISMATCH" | "AUTH_TOKEN_MISMATCH" | "AUTH_PASSWORD_MISMATCH" | "AUTH_SCOPE_MISMATCH"
+            "AUTH_DEVICE_TOKEN_MISMATCH"
+                | "AUTH_TOKEN_MISMATCH"
+                | "AUTH_PASSWORD_MISMATCH"
+                | "AUTH_SCOPE_MISMATCH"
+                // The gateway takes another kind of secret by now; what it gave this device still counts.
+                | "AUTH_TOKEN_MISSING"
+                | "AUTH_PASSWORD_MISSING"
         );
         if ways.peek().is_none() || !other_may_do {
             let via = format!("Tried {}", provenance(&resolution));
@@ -672,6 +705,11 @@ impl Session {
                 update = link.next() => match update {
                     Some(Update::Up(connection)) => {
                         self.up(&connection, tokens);
+                        // A code serves once; from now on there is the token that it gave.
+                        if let (Some(_), Some(token)) = (&self.options.auth.bootstrap_token, &connection.hello().device_token) {
+                            self.options.auth = Auth { device_token: Some(token.clone()), ..Auth::default() };
+                            link.options_mut().auth = self.options.auth.clone();
+                        }
                         report = Some(self.report(&connection));
                     }
                     Some(Update::Event(event)) => {

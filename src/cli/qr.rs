@@ -129,7 +129,9 @@ impl QrArgs {
             output.painted(&[(Tone::Faint, &format!("{name}:")), (Tone::Plain, &format!(" {value}"))])?;
         }
         output.line(&match (self.node, self.voice_node) {
-            (true, _) => format!("\nOn the machine: openclaw node run --pair oc-pair://{}", made.setup_code),
+            (true, _) => {
+                format!("\nOn the machine (or with openclaw): clawgate node run --pair oc-pair://{}", made.setup_code)
+            }
             (_, true) => "\nGive it to the device. What waits for approval: clawgate devices list".to_owned(),
             _ => "\nScan it with the OpenClaw app. What waits for approval: clawgate devices list".to_owned(),
         })?;

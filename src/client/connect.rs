@@ -240,11 +240,14 @@ struct AuthParams<'a> {
     password: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bootstrap_token: Option<&'a str>,
 }
 
 impl AuthParams<'_> {
     const fn is_empty(&self) -> bool {
-        self.token.is_none() && self.password.is_none() && self.device_token.is_none()
+        let Self { token, password, device_token, bootstrap_token } = self;
+        token.is_none() && password.is_none() && device_token.is_none() && bootstrap_token.is_none()
     }
 }
 
@@ -283,6 +286,7 @@ fn request(options: &ConnectOptions, nonce: &str) -> Result<String, ConnectFailu
         token: options.auth.token.as_ref().map(Secret::expose),
         password: options.auth.password.as_ref().map(Secret::expose),
         device_token: options.auth.device_token.as_ref().map(Secret::expose),
+        bootstrap_token: options.auth.bootstrap_token.as_ref().map(Secret::expose),
     };
     let device_id = options.identity.as_ref().map(|identity| identity.id().to_string());
     let device = options.identity.as_ref().zip(device_id.as_deref()).map(|(identity, id)| {
@@ -294,7 +298,7 @@ fn request(options: &ConnectOptions, nonce: &str) -> Result<String, ConnectFailu
             role: options.role.as_str(),
             scopes: &scopes,
             signed_at_ms: signed_at,
-            token: auth.token.or(auth.device_token).unwrap_or_default(),
+            token: auth.token.or(auth.device_token).or(auth.bootstrap_token).unwrap_or_default(),
             nonce,
             platform: client.platform,
             device_family: client.device_family,

@@ -27,6 +27,7 @@ mod link;
 pub mod node;
 mod options;
 pub mod run_token;
+pub mod setup_code;
 mod stream;
 pub mod tls;
 pub mod tunnel;

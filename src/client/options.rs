@@ -55,6 +55,8 @@ pub struct Auth {
     pub password: Option<Secret>,
     /// The token that the gateway gave this device.
     pub device_token: Option<Secret>,
+    /// The token of a setup code: pairs this device, once.
+    pub bootstrap_token: Option<Secret>,
 }
 
 /// A header that an identity-aware proxy in front of the gateway asks for.

@@ -155,6 +155,10 @@ impl Reload {
     /// Applies what changes until the gateway stops.
     pub(super) async fn run(mut self, mut hangup: Signal, mut asked: mpsc::Receiver<Asked>, shutdown: Shutdown) {
         let watch = self.watch();
+        // What was written between the reading of the start and the watch has no event.
+        if self.is_other().await {
+            self.apply(false).await;
+        }
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         look.reset();
@@ -178,6 +182,17 @@ impl Reload {
                 let _ = asker.send(self.seen.fault.clone().map_or(Ok(self.seen.unresolved), Err));
             }
         }
+    }
+
+    /// Whether the files are not those that were read last.
+    async fn is_other(&self) -> bool {
+        let (paths, source, environment) =
+            (self.paths.clone(), self.seen.source.clone(), self.seen.environment.clone());
+        let same = tokio::task::spawn_blocking(move || {
+            load::load(paths, load::process_environment())
+                .is_ok_and(|loaded| loaded.source == source && loaded.environment == environment)
+        });
+        !same.await.unwrap_or_default()
     }
 
     fn watch(&self) -> Option<Watch> {

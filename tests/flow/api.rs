@@ -281,8 +281,12 @@ fn a_body_that_comes_after_its_secret_was_changed_is_refused() {
     config["gateway"]["http"] = json!({"endpoints": {"chatCompletions": {"enabled": true}}});
     setup.config(&config);
     let until = Instant::now() + PATIENCE;
-    while gateway.http(&request("/v1/models", "before", &Value::Null)).status != 401 {
-        assert!(Instant::now() < until, "the secret was not changed");
+    loop {
+        let answer = gateway.http(&request("/v1/models", "before", &Value::Null));
+        if answer.status == 401 {
+            break;
+        }
+        assert!(Instant::now() < until, "the secret was not changed: {} {}", answer.status, answer.body);
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     for (mut stream, later) in late {

@@ -177,6 +177,8 @@ fn an_approval_is_shown_in_every_state_and_the_first_word_counts() {
     assert_eq!((&pending["status"], &pending["sourceSessionKey"]), (&json!("pending"), &json!("agent:main:main")));
     assert_eq!(pending["presentation"]["commandText"], "ls -l");
     assert_eq!(pending["presentation"]["allowedDecisions"], json!(["allow-once", "allow-always", "deny"]));
+    // A millisecond is longer than some answers take.
+    std::thread::sleep(std::time::Duration::from_millis(5));
     assert_eq!(get("late")["status"], "expired");
     assert_eq!(get("late")["presentation"]["allowedDecisions"], json!(["allow-once", "deny"]), "no node, no grant");
     let mut resolve = |id: &str, decision: &str| {

@@ -212,3 +212,22 @@ fn a_node_whose_token_was_taken_asks_to_be_approved_again() {
     operator.ok(&["devices", "approve", &request]);
     host.says("connected to");
 }
+
+#[test]
+fn a_setup_code_pairs_a_node_without_the_secret_and_is_not_needed_again() {
+    let gateway = Gateway::start();
+    let operator = Account::of(&gateway);
+    let url = format!("ws://127.0.0.1:{}", gateway.port);
+    let made = operator.json(&["qr", "--node", "--url", &url, "--json"]);
+    let code = format!("oc-pair://{}", made["setupCode"].as_str().unwrap());
+    let host = Host::start(Account::new(), &["--pair", &code]);
+    host.says("connected to");
+    approve(&operator);
+    host.says("approved");
+    // The code is used up; what it gave is kept.
+    let account = Account::new();
+    let other = account.run(&["node", "run", "--pair", &code]);
+    assert!(other.code == 78 && !other.out.contains("connected to"), "{}{}", other.out, other.err);
+    assert_eq!(account.run(&["node", "run", "--pair", "oc-pair://x"]).code, 2);
+    assert!(account.fails(&["node", "install", "--pair", &code]).contains("serves once"));
+}
