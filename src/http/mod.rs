@@ -145,7 +145,7 @@ struct Opening<T> {
 struct Visit<T> {
     since: Instant,
     opening: Option<Opening<T>>,
-    /// A call of the API is being answered.
+    /// The last request was a call of the API: its answer is owed.
     in_call: bool,
 }
 
@@ -264,6 +264,7 @@ async fn respond<S: Site>(
     visit: &Mutex<Visit<S::Admitted>>,
 ) -> Result<Answer, Reject> {
     let files = site.interface();
+    locked(visit).in_call = false;
     if let Some(endpoint) = Endpoint::of(request.uri().path()) {
         let (asked, takes) = (request.method(), endpoint.method());
         let takes_it = *asked == takes || (*asked == Method::HEAD && takes == Method::GET);
@@ -274,10 +275,8 @@ async fn respond<S: Site>(
             return Err(reject::NOT_READY);
         }
         locked(visit).in_call = true;
-        let answer = site.call(peer.address, endpoint, request).await;
-        // One that streams goes on; nothing else of it is waited for by a stop than its end.
-        locked(visit).in_call = matches!(&answer, Ok(answer) if matches!(answer.body(), Body::Stream(..)));
-        return answer;
+        // It stays so until the next request: an answer that is made is owed until the client has it.
+        return site.call(peer.address, endpoint, request).await;
     }
     if Endpoint::is_near(request.uri().path()) {
         return Ok(api::not_here());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
@@ -143,7 +144,10 @@ impl Desk {
     async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Reject> {
         let path = request.uri().path();
         if path == "/healthz" && matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Ok(Response::new(Body::from(Bytes::from_static(b"ok\n"))));
+            let mut answer = Response::new(Body::from(Bytes::from_static(b"ok\n")));
+            // Who only asks this keeps no seat.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return Ok(answer);
         }
         if path != self.webhook.path {
             return Err(reject::NOT_FOUND);
