@@ -380,7 +380,9 @@ impl RunFlags {
         let is_elsewhere = self.is_elsewhere();
         let tls = (self.tls || self.tls_fingerprint.is_some() || (settings.tls && !is_elsewhere)) && !self.no_tls;
         settings.tls = tls;
-        let default_port = settings.port.filter(|_| !is_elsewhere).or(settings.default_port);
+        // `--host` of this machine names its gateway, wherever that was told to listen.
+        let told = context.environment.get("OPENCLAW_GATEWAY_PORT").and_then(|port| port.parse().ok());
+        let default_port = told.or(settings.port).filter(|_| !is_elsewhere).or(settings.default_port);
         let mut flags = self.given(tls, default_port.unwrap_or(credentials::DEFAULT_PORT))?;
         flags.has_device_token = self.pair.is_some();
         let explanation = credentials::explain(&flags, &variables, &settings, Purpose::NodeHost);

@@ -224,7 +224,15 @@ fn a_setup_code_pairs_a_node_without_the_secret_and_is_not_needed_again() {
     host.says("connected to");
     approve(&operator);
     host.says("approved");
-    // The code is used up; what it gave is kept.
+    // The gateway of this machine is where the environment says.
+    let account = Account::new().env("OPENCLAW_GATEWAY_PORT", gateway.port.to_string());
+    let mut here = account.command(&["node", "run", "--host", "127.0.0.1", "--json"]);
+    let mut here = here.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let line = Lines::of(here.stdout.take().unwrap()).wait_for(|line| line.contains("\"url\""));
+    here.kill().unwrap();
+    here.wait().unwrap();
+    assert!(line.is_some_and(|line| line.contains(&format!("127.0.0.1:{}", gateway.port))));
+    // The code is used up.
     let account = Account::new();
     let other = account.run(&["node", "run", "--pair", &code]);
     assert!(other.code == 78 && !other.out.contains("connected to"), "{}{}", other.out, other.err);
