@@ -5,7 +5,6 @@
 //! system clock.
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch: the wire's unit for every timestamp.
@@ -77,39 +76,9 @@ fn monotonic() -> u64 {
     START.elapsed().as_secs()
 }
 
-/// So many of something a second, for what a flood may cause: what is beyond is counted.
-#[derive(Debug)]
-pub struct Allowance {
-    a_second: u32,
-    second: AtomicU32,
-    asked: AtomicU32,
-}
-
-impl Allowance {
-    /// At most `a_second` in each second of [`monotonic_s`].
-    pub const fn new(a_second: u32) -> Self {
-        Self { a_second, second: AtomicU32::new(0), asked: AtomicU32::new(0) }
-    }
-
-    /// Whether there is one left in this second. The first one of a second hears how many were too many in the last
-    /// second in which there were any.
-    pub fn ask(&self, now_s: u32) -> Option<u32> {
-        let is_first = self.second.swap(now_s, Ordering::Relaxed) != now_s;
-        let too_many = if is_first { self.asked.swap(0, Ordering::Relaxed).saturating_sub(self.a_second) } else { 0 };
-        (self.asked.fetch_add(1, Ordering::Relaxed) < self.a_second).then_some(too_many)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn beyond_the_allowance_of_a_second_is_counted() {
-        let allowance = Allowance::new(2);
-        let answers: Vec<_> = [1, 1, 1, 1, 2, 2, 5].map(|now_s| allowance.ask(now_s)).into();
-        assert_eq!(answers, [Some(0), Some(0), None, None, Some(2), Some(0), Some(0)]);
-    }
 
     #[test]
     fn writes_dates_as_the_rfc_does() {

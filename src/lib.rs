@@ -19,7 +19,7 @@
 //! 5 composition   main  cli  server  methods
 //! 4 domains       devices nodes system sessions approvals agent channels
 //! 3 drivers       http  conn::driver  hub::registry  rpc::dispatch
-//! 2 adapters      private_file  net  tailscale  store  client  outgoing  config::load  node_host
+//! 2 adapters      private_file  net  tailscale  store  client  outgoing  config::load  host_stats  node_host
 //! 1 decisions     auth  conn::machine  hub::outbox  config::resolve  ws::codec
 //! 0 words         address  id  limits  secret  clock  text  wake  rpc::{envelope,error,scope}  ws::{message,close}
 //! ```
@@ -41,6 +41,7 @@ pub mod devices;
 pub mod disk;
 #[cfg(feature = "internals")]
 pub mod fuzz;
+pub mod host_stats;
 pub mod http;
 pub mod hub;
 pub mod id;

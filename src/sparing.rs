@@ -5,13 +5,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// Seconds that are looked at as one.
-pub const WINDOW_S: u32 = 60;
-
 /// One kind of line.
 #[derive(Debug)]
 pub struct Sparing {
     most: u32,
+    /// Seconds that are looked at as one.
+    window_s: u32,
     state: Mutex<State>,
 }
 
@@ -23,16 +22,25 @@ struct State {
 }
 
 impl Sparing {
-    /// At most `most` lines in [`WINDOW_S`]; at least one.
-    pub const fn new(most: u32) -> Self {
-        Self { most, state: Mutex::new(State { since_s: 0, said: 0, left_out: 0 }) }
+    /// At most `most` lines a minute; at least one.
+    pub const fn a_minute(most: u32) -> Self {
+        Self::within(60, most)
+    }
+
+    /// At most `most` lines a second; at least one.
+    pub const fn a_second(most: u32) -> Self {
+        Self::within(1, most)
+    }
+
+    const fn within(window_s: u32, most: u32) -> Self {
+        Self { most, window_s, state: Mutex::new(State { since_s: 0, said: 0, left_out: 0 }) }
     }
 
     /// Whether to write the line at `now_s` ([`crate::clock::monotonic_s`]); with it, how many were left out before it
     /// since the last such number, which belongs in the line.
     pub fn say(&self, now_s: u32) -> Option<LeftOut> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.said == 0 || now_s.saturating_sub(state.since_s) >= WINDOW_S {
+        if state.said == 0 || now_s.saturating_sub(state.since_s) >= self.window_s {
             (state.since_s, state.said) = (now_s, 1);
             return Some(LeftOut((state.left_out > 0).then(|| std::mem::take(&mut state.left_out))));
         }
@@ -55,17 +63,17 @@ mod tests {
 
     #[test]
     fn the_first_lines_are_written_and_the_rest_are_counted_until_the_window_is_over() {
-        let sparing = Sparing::new(3);
+        let sparing = Sparing::a_minute(3);
         let said = |now_s| (0..10).filter_map(|_| sparing.say(now_s)).collect::<Vec<_>>();
         assert_eq!(said(5), [LeftOut(None); 3]);
-        assert_eq!(said(5 + WINDOW_S - 1), []);
-        assert_eq!(said(5 + WINDOW_S), [LeftOut(Some(17)), LeftOut(None), LeftOut(None)]);
+        assert_eq!(said(64), []);
+        assert_eq!(said(65), [LeftOut(Some(17)), LeftOut(None), LeftOut(None)]);
         assert_eq!(said(1000)[0], LeftOut(Some(7)));
     }
 
     #[test]
     fn one_line_is_the_least() {
-        let sparing = Sparing::new(0);
-        assert!(sparing.say(1).is_some() && sparing.say(1).is_none());
+        let sparing = Sparing::a_second(0);
+        assert!(sparing.say(1).is_some() && sparing.say(1).is_none() && sparing.say(2).is_some());
     }
 }

@@ -68,7 +68,8 @@ static LAYERS: [Layer; 6] = [
         Room("config::load", "config"),
         Room("config::snapshot", "config config::load"),
         Room("client", "private_file ws auth config config::load task"),
-        Room("node_host", "task client node_host::policy node_host::environment node_host::programs"),
+        Room("host_stats", ""),
+        Room("node_host", "task client host_stats node_host::policy node_host::environment node_host::programs"),
     ]},
     Layer { name: "3 drivers", pure: false, rooms: &[
         Room("hub", "auth hub::outbox"),
@@ -78,7 +79,7 @@ static LAYERS: [Layer; 6] = [
     ]},
     // A domain sees another through its handle, the records that the handle gives out, and the rule of who may approve.
     Layer { name: "4 domains", pure: false, rooms: &[
-        Room("system", "store task hub rpc::dispatch"),
+        Room("system", "store task host_stats hub rpc::dispatch"),
         Room("devices", "auth store task hub rpc::dispatch devices::record devices::pairing devices::setup"),
         Room("nodes", "auth store task hub hub::outbox rpc::dispatch devices devices::record devices::pairing nodes::policy nodes::surface"),
         Room("sessions", "auth store task hub hub::outbox rpc::dispatch sessions::message sessions::key"),

@@ -114,29 +114,28 @@ impl Api {
 
     /// Deletes the sessions that were made for one request and outlived a former process. Once, when the agent has resumed.
     pub fn sweep(&self) {
-        for (key, _) in self.0.sessions.all() {
-            if key.as_str().starts_with(PASSING) {
-                self.forget(key, None);
+        let passing: Vec<_> = self.0.sessions.all().into_iter().map(|(key, _)| key).collect();
+        let api = self.clone();
+        task::spawn_on(self.0.agent.runtime(), "api.sweep", async move {
+            for key in passing.into_iter().filter(|key| key.as_str().starts_with(PASSING)) {
+                let run = api.0.sessions.in_flight(&key).map(|run| run.run_id);
+                api.forget(&key, run.as_deref()).await;
             }
-        }
+        });
     }
 
     /// Deletes a session that was made for one request, once its run has ended.
-    fn forget(&self, key: SessionKey, run: Option<String>) {
+    async fn forget(&self, key: &SessionKey, run: Option<&str>) {
         let Inner { agent, sessions, .. } = &*self.0;
-        let (agent, sessions) = (agent.clone(), sessions.clone());
-        task::spawn_on(agent.clone().runtime(), "api.forget", async move {
-            let ended = match run.or_else(|| sessions.in_flight(&key).map(|run| run.run_id)) {
-                Some(run) => agent.wait(&run, Duration::from_secs(10)).await.map(drop),
-                None => Ok(()),
-            };
-            if let Err(error) = match ended {
-                Ok(()) => sessions.delete(&key, true, UnixMs::now()).await.map(drop),
-                Err(error) => Err(error),
-            } {
-                tracing::warn!(session = %key, error = %error.message, "a session that was made for one request stays");
+        let deleted = async {
+            if let Some(run) = run {
+                agent.wait(run, Duration::from_secs(10)).await?;
             }
-        });
+            sessions.delete(key, true, UnixMs::now()).await
+        };
+        if let Err(error) = deleted.await {
+            tracing::warn!(session = %key, error = %error.message, "a session that was made for one request stays");
+        }
     }
 
     /// Whether chat completions and models are served at all.
@@ -364,7 +363,8 @@ impl Drop for Run {
             self.api.0.agent.stop(&self.key, Some(&self.id), "aborted");
         }
         if !self.is_kept {
-            self.api.forget(self.key.clone(), Some(self.id.clone()));
+            let (api, key, run) = (self.api.clone(), self.key.clone(), self.id.clone());
+            task::spawn_on(self.api.0.agent.runtime(), "api.forget", async move { api.forget(&key, Some(&run)).await });
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::error::CliError;
-use super::nodes::{by_beginning, short};
+use super::nodes::{pending_request, short};
 use super::output::{Json, Table, Tone};
 use super::parse_result;
 use super::target::{GatewayFlags, Target, scopes_for};
@@ -315,15 +315,8 @@ fn brief(scopes: &[String]) -> String {
 impl Devices {
     /// The request that is meant: by its id or by its beginning.
     fn request(&self, query: &str) -> Result<&Pending, CliError> {
-        by_beginning(query, &self.pending, |request| &request.request_id).map_err(|why| {
-            let ids: Vec<&str> = self.pending.iter().map(|request| request.request_id.as_str()).collect();
-            let known = if ids.is_empty() {
-                "no device waits for approval".into()
-            } else {
-                format!("pending: {}", ids.join(", "))
-            };
-            why.error(&format!("device request {query}"), &known, "clawgate devices list")
-        })
+        let words = ("device request", "no device waits for approval", "clawgate devices list");
+        pending_request(query, &self.pending, |request| &request.request_id, words)
     }
 
     /// The id of a paired device that is meant: by itself or by its beginning.

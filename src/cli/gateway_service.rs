@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::context::Context;
 use super::error::CliError;
-use super::service::Services;
 use super::service::file::{GATEWAY, INCUMBENT_GATEWAYS};
+use super::service::{Kind, Order, ShowFlags, answer};
 use crate::config::load::{self, FilesAndCommands};
 use crate::config::{Environment, resolve};
 
@@ -40,13 +40,8 @@ pub(super) struct InstallFlags {
     show: ShowFlags,
 }
 
-/// How to show it.
-#[derive(Debug, Args)]
-pub(super) struct ShowFlags {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
+const SERVICE: Kind =
+    Kind { name: GATEWAY, what: "The gateway", install: "clawgate gateway install", foreground: "clawgate gateway" };
 
 impl ServiceCommand {
     /// Whether an error is printed as JSON, too.
@@ -62,89 +57,37 @@ impl ServiceCommand {
     /// # Errors
     /// What went wrong, for [`super::output::Output::fail`].
     pub(super) fn run(&self, context: &Context) -> Result<ExitCode, CliError> {
-        let services = Services::of(context, GATEWAY)?;
         match self {
-            Self::Install(flags) => install(context, &services, flags),
-            Self::Uninstall(flags) => {
-                let removed = services.remove(services.label())?;
-                let text = match removed.first() {
-                    Some(file) => format!("Removed {}", file.display()),
-                    None => "No such service is installed.".to_owned(),
-                };
-                answer(context, flags, &text, json!({"removed": removed}))
-            }
-            Self::Start(flags) => {
-                installed(&services)?.start()?;
-                answer(context, flags, "The gateway is started. See: clawgate gateway status", json!({}))
-            }
-            Self::Stop(flags) => {
-                installed(&services)?.stop()?;
-                answer(context, flags, "The gateway is stopped.", json!({}))
-            }
-            Self::Restart(flags) => {
-                let services = installed(&services)?;
-                // It may not run.
-                let _ = services.stop();
-                services.start()?;
-                answer(context, flags, "The gateway is started anew.", json!({}))
-            }
+            Self::Install(flags) => install(context, flags),
+            Self::Uninstall(flags) => SERVICE.obey(context, Order::Uninstall, flags),
+            Self::Start(flags) => SERVICE.obey(context, Order::Start, flags),
+            Self::Stop(flags) => SERVICE.obey(context, Order::Stop, flags),
+            Self::Restart(flags) => SERVICE.obey(context, Order::Restart, flags),
         }
     }
 }
 
-/// The service, where there is one and its manager runs.
-fn installed(services: &Services) -> Result<&Services, CliError> {
-    if !services.file().exists() {
-        return Err(CliError::with_advice("no such service is installed", "Install it: clawgate gateway install"));
-    }
-    if !services.runs() {
-        let what = services.manager_name();
-        return Err(CliError::with_advice(format!("{what} does not answer"), "In the foreground: clawgate gateway"));
-    }
-    Ok(services)
-}
-
-fn answer(context: &Context, flags: &ShowFlags, text: &str, more: Value) -> Result<ExitCode, CliError> {
-    if flags.json {
-        let mut report = json!({"ok": true, "message": text});
-        if let (Some(report), Value::Object(more)) = (report.as_object_mut(), more) {
-            report.extend(more);
-        }
-        context.output.value(&report)?;
-    } else {
-        context.output.line(text)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn install(context: &Context, services: &Services, flags: &InstallFlags) -> Result<ExitCode, CliError> {
+fn install(context: &Context, flags: &InstallFlags) -> Result<ExitCode, CliError> {
     starts_as_a_service(context)?;
+    let (services, output) = (SERVICE.services(context)?, context.output);
     let text =
         services.text(context, "OpenClaw gateway (clawgate)", ["gateway", "run"].map(str::to_owned).into(), 78)?;
     if flags.print {
-        context.output.print(text.trim_end())?;
+        output.print(text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
     let others: Vec<_> = INCUMBENT_GATEWAYS.iter().flat_map(|label| services.files_of(label)).collect();
-    let runs = services.install(&text)?;
-    let file = services.file();
+    let loaded = services.install(&text)?;
     if flags.show.json {
-        return answer(context, &flags.show, "installed", json!({"file": file, "loaded": runs, "others": others}));
+        let more = json!({"file": services.file(), "loaded": loaded, "others": others});
+        return answer(output, true, "installed", more);
     }
-    context.output.line(&format!("Wrote {}", file.display()))?;
-    if runs {
-        context.output.line("The gateway runs, and comes back by itself. See: clawgate gateway status")?;
-        if let Some(when) = services.runs_when() {
-            context.output.line(when)?;
-        }
-    } else {
-        let what = services.manager_name();
-        context.output.line(&format!("No service manager runs here ({what} does not answer), so it is not loaded."))?;
-    }
+    let runs = "The gateway runs, and comes back by itself. See: clawgate gateway status";
+    services.say_installed(output, loaded, runs)?;
     for other in others {
         let line =
             format!("OpenClaw's own gateway is a service here, too, and wants the same port: {}", other.display());
-        context.output.line(&line)?;
+        output.line(&line)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,8 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::context::Context;
 use super::error::CliError;
 use super::output::{Output, Tone};
-use super::service::Services;
 use super::service::file::NODE;
+use super::service::{Kind, Order, ShowFlags, answer};
 use super::target::{said, source_of};
 use super::told_to_stop;
 use crate::client::credentials::{self, Credential, CredentialError, Flags, Resolution, Source};
@@ -129,14 +129,6 @@ impl From<Exec> for Mode {
     }
 }
 
-/// How to show it.
-#[derive(Clone, Debug, Args)]
-pub(super) struct ShowFlags {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
 /// How to install.
 #[derive(Clone, Debug, Args)]
 pub(super) struct InstallFlags {
@@ -174,73 +166,20 @@ impl NodeCommand {
             Self::Run(flags) => run(context, &flags).await,
             Self::Identity(flags) => identity(context, &flags),
             Self::Install(flags) => install(context, &flags),
-            Self::Uninstall(flags) => {
-                let services = services(context)?;
-                let removed = services.remove(services.label())?;
-                let text = match removed.first() {
-                    Some(file) => format!("Removed {}", file.display()),
-                    None => "No such service is installed.".to_owned(),
-                };
-                answer(context.output, flags.json, &text, json!({ "removed": removed }))
-            }
+            Self::Uninstall(flags) => SERVICE.obey(context, Order::Uninstall, &flags),
             Self::Status(flags) => service_status(context, &flags),
-            Self::Start(flags) => {
-                installed(context)?.start()?;
-                answer(context.output, flags.json, "The node host is started.", json!({}))
-            }
-            Self::Stop(flags) => {
-                let services = services(context)?;
-                let text = if services.is_in_charge() {
-                    services.stop()?;
-                    "The node host is stopped."
-                } else {
-                    "No such service is installed."
-                };
-                answer(context.output, flags.json, text, json!({}))
-            }
-            Self::Restart(flags) => {
-                let services = installed(context)?;
-                // It may not run.
-                let _ = services.stop();
-                services.start()?;
-                answer(context.output, flags.json, "The node host is started anew.", json!({}))
-            }
+            Self::Start(flags) => SERVICE.obey(context, Order::Start, &flags),
+            Self::Stop(flags) => SERVICE.obey(context, Order::Stop, &flags),
+            Self::Restart(flags) => SERVICE.obey(context, Order::Restart, &flags),
         }
     }
 }
 
-fn services(context: &Context) -> Result<Services, CliError> {
-    Services::of(context, NODE)
-}
-
-/// The service, where there is one and its manager runs.
-fn installed(context: &Context) -> Result<Services, CliError> {
-    let services = services(context)?;
-    if !services.file().exists() {
-        return Err(CliError::with_advice("no such service is installed", "Install it: clawgate node install"));
-    }
-    if !services.runs() {
-        let what = services.manager_name();
-        return Err(CliError::with_advice(format!("{what} does not answer"), "In the foreground: clawgate node run"));
-    }
-    Ok(services)
-}
-
-fn answer(output: Output, as_json: bool, text: &str, more: Value) -> Result<ExitCode, CliError> {
-    if as_json {
-        let mut report = json!({"ok": true, "message": text});
-        if let (Some(report), Value::Object(more)) = (report.as_object_mut(), more) {
-            report.extend(more);
-        }
-        output.value(&report)?;
-    } else {
-        output.line(text)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
+const SERVICE: Kind =
+    Kind { name: NODE, what: "The node host", install: "clawgate node install", foreground: "clawgate node run" };
 
 fn service_status(context: &Context, flags: &ShowFlags) -> Result<ExitCode, CliError> {
-    let services = services(context)?;
+    let services = SERVICE.services(context)?;
     let (file, runs) = (services.file(), services.runs());
     let (installed, active) = (file.exists(), runs && services.is_active());
     let text = match (installed, active) {
@@ -286,7 +225,7 @@ fn install(context: &Context, flags: &InstallFlags) -> Result<ExitCode, CliError
             "Pair once in the foreground: clawgate node run. Then install.",
         ));
     }
-    let services = services(context)?;
+    let services = SERVICE.services(context)?;
     let arguments = run.of_a_service(&resolution).arguments();
     let text = services.text(context, "OpenClaw node host (clawgate)", arguments, NEEDS_A_PERSON)?;
     if flags.print {
@@ -298,16 +237,11 @@ fn install(context: &Context, flags: &InstallFlags) -> Result<ExitCode, CliError
     if run.json {
         return answer(context.output, true, "installed", json!({"file": file, "loaded": runs}));
     }
-    context.output.line(&format!("Wrote {}", file.display()))?;
-    if runs {
-        context.output.line("This machine is a node as long as it runs. See: clawgate node status")?;
-        if let Some(when) = services.runs_when() {
-            context.output.line(when)?;
-        }
-    } else {
-        let what = services.manager_name();
-        context.output.line(&format!("No service manager runs here ({what} does not answer), so it is not loaded."))?;
-    }
+    services.say_installed(
+        context.output,
+        runs,
+        "This machine is a node as long as it runs. See: clawgate node status",
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

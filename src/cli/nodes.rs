@@ -275,21 +275,29 @@ impl Pending {
 impl PairList {
     /// The request that is meant: by its id or by its beginning.
     fn request(&self, query: &str) -> Result<&Pending, CliError> {
-        by_beginning(query, &self.pending, |request| &request.request_id).map_err(|why| {
-            let ids: Vec<&str> = self.pending.iter().map(|request| request.request_id.as_str()).collect();
-            let known = if ids.is_empty() {
-                "no node waits for approval".into()
-            } else {
-                format!("pending: {}", ids.join(", "))
-            };
-            why.error(&format!("node pairing request {query}"), &known, "clawgate nodes pending")
-        })
+        let words = ("node pairing request", "no node waits for approval", "clawgate nodes pending");
+        pending_request(query, &self.pending, |request| &request.request_id, words)
     }
+}
+
+/// The request of `pending` that is meant: by its id or by its beginning. The words: what it is, that there is none, and the
+/// command that shows them.
+pub(super) fn pending_request<'a, T>(
+    query: &str,
+    pending: &'a [T],
+    id: impl Fn(&T) -> &String,
+    (what, none, look): (&str, &str, &str),
+) -> Result<&'a T, CliError> {
+    by_beginning(query, pending, &id).map_err(|why| {
+        let ids: Vec<&str> = pending.iter().map(|request| id(request).as_str()).collect();
+        let known = if ids.is_empty() { none.to_owned() } else { format!("pending: {}", ids.join(", ")) };
+        why.error(&format!("{what} {query}"), &known, look)
+    })
 }
 
 /// Why nothing is meant by the beginning of an id.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unclear {
+enum Unclear {
     /// Nothing begins so.
     Unknown,
     /// All of these do.
@@ -298,7 +306,7 @@ pub(super) enum Unclear {
 
 impl Unclear {
     /// The error, for `what`; `known` is what there is, `look` the command that shows it.
-    pub(super) fn error(&self, what: &str, known: &str, look: &str) -> CliError {
+    fn error(&self, what: &str, known: &str, look: &str) -> CliError {
         match self {
             Self::Unknown => {
                 CliError::with_advice(format!("unknown {what} ({known})"), format!("Look again with: {look}"))
@@ -311,7 +319,7 @@ impl Unclear {
 }
 
 /// The one of `all` whose id is `query`, or begins with it; four characters at least.
-pub(super) fn by_beginning<'a, T>(query: &str, all: &'a [T], id: impl Fn(&T) -> &String) -> Result<&'a T, Unclear> {
+fn by_beginning<'a, T>(query: &str, all: &'a [T], id: impl Fn(&T) -> &String) -> Result<&'a T, Unclear> {
     let query = query.trim();
     if let Some(found) = all.iter().find(|one| id(one) == query) {
         return Ok(found);

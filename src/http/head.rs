@@ -71,7 +71,8 @@ impl<T> Edge<T> {
 /// Our answer for `answer`, if that is one that hyper made by itself. Ours have a header that those have not, and nothing
 /// that is sent as a body can be such a head as a whole: it would have to end with it and begin with it.
 fn in_place_of(answer: &[u8]) -> Option<Reject> {
-    let text = str::from_utf8(answer).ok().filter(|text| text.len() <= AUTOMATIC_BYTES)?;
+    // The length first: everything that is sent passes here.
+    let text = str::from_utf8(Some(answer).filter(|answer| answer.len() <= AUTOMATIC_BYTES)?).ok()?;
     let status = text.strip_prefix("HTTP/1.1 ").or(text.strip_prefix("HTTP/1.0 "))?.get(..4)?;
     let is_automatic = text.find("\r\n\r\n") == Some(text.len() - 4)
         && text.contains("\r\ncontent-length: 0\r\n")

@@ -15,7 +15,6 @@ pub mod policy;
 mod programs;
 mod progress;
 mod run;
-mod stats;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -32,9 +31,9 @@ use self::policy::{Approvals, Ask, Denied, Mode, Permit, Program, Security};
 use self::programs::Kind;
 use self::progress::Progress;
 use self::run::{Ended, Spec};
-use self::stats::HostStats;
 use crate::client::node::{InvokeRequest, NodeError};
 use crate::client::{Connection, Event};
+use crate::host_stats::HostStats;
 use crate::{id, task};
 
 /// Commands that run at a time; what comes beyond is refused.
@@ -174,7 +173,7 @@ impl NodeHost {
     /// does not say.
     pub fn report(&self, connection: &Connection) -> impl Future<Output = Option<bool>> + Send + 'static + use<> {
         let home = self.inner.options.environment.get("HOME");
-        let stats = HostStats::now(home.map(String::as_str));
+        let stats = HostStats::now(home.map(Path::new));
         let connection = connection.clone();
         async move {
             let told = connection.tell("node.host.stats", &stats, ANSWER_WITHIN).await.ok()?;

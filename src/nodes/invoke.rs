@@ -676,16 +676,16 @@ impl Inner {
         deadline: Option<(Instant, Tick)>,
         waiting: Waiting,
     ) -> Result<Token, (NotTaken, Waiting)> {
-        if !self.counters.has_begun() {
+        if !self.counters.begin() {
             return Err((NotTaken::Full, waiting));
         }
-        session.call(deadline, waiting).inspect_err(|_| self.counters.did_not_begin())
+        session.call(deadline, waiting).inspect_err(|_| self.counters.take_back())
     }
 
     /// Takes a call out, if it still waits.
     fn take_out(&self, session: &Session, token: Token) -> Option<Waiting> {
         let waiting = session.take(token)?;
-        self.counters.has_ended();
+        self.counters.end();
         Some(waiting)
     }
 
@@ -709,7 +709,7 @@ impl Inner {
                 self.deadlines.note(next);
             }
             for (token, waiting) in late.drain(..) {
-                self.counters.has_ended();
+                self.counters.end();
                 self.counters.timed_out.fetch_add(1, Ordering::Relaxed);
                 self.repeats.forget(waiting.key);
                 let mut error = failure("TIMEOUT", "node invoke timed out", waiting.dispatch());
@@ -727,7 +727,7 @@ impl Inner {
     /// Ends a session, and the calls that wait for it.
     pub(super) fn end_calls(&self, session: &Session) {
         for (_, waiting) in session.end() {
-            self.counters.has_ended();
+            self.counters.end();
             self.counters.disconnected.fetch_add(1, Ordering::Relaxed);
             self.repeats.forget(waiting.key);
             let message = format!("node disconnected ({})", waiting.command);

@@ -156,7 +156,7 @@ impl Default for Counters {
 
 impl Counters {
     /// Counts a call that is to begin; `false` when there are as many as there may be.
-    fn has_begun(&self) -> bool {
+    fn begin(&self) -> bool {
         let has_room = self.room.take(1);
         if has_room {
             self.flow.here().begun.fetch_add(1, Ordering::Relaxed);
@@ -165,13 +165,13 @@ impl Counters {
     }
 
     /// Counts a call that has ended.
-    fn has_ended(&self) {
+    fn end(&self) {
         self.flow.here().ended.fetch_add(1, Ordering::Relaxed);
         self.room.give_back(1);
     }
 
     /// Counts a call that did not begin after all.
-    fn did_not_begin(&self) {
+    fn take_back(&self) {
         self.flow.here().begun.fetch_sub(1, Ordering::Relaxed);
         self.room.give_back(1);
     }

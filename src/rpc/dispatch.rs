@@ -20,8 +20,9 @@ use super::envelope::Request;
 use super::error::{ErrorCode, RpcError};
 use super::json::{self, Fields, JsonError, Members, Raw};
 use super::scope::Role;
-use crate::clock::{Allowance, UnixMs, monotonic_s};
+use crate::clock::{UnixMs, monotonic_s};
 use crate::hub::Connection;
+use crate::sparing::{LeftOut, Sparing};
 use crate::{task, text};
 
 pub use respond::{Hold, Responder, write_error, write_ok};
@@ -370,14 +371,11 @@ const LINES_PER_SECOND: u32 = 20;
 
 /// Writes one line about a call that was refused or failed, unless too many were written this second.
 pub fn log_refusal(caller: &Connection, method: &str, error: &RpcError) {
-    static LINES: Allowance = Allowance::new(LINES_PER_SECOND);
-    let Some(left_out) = LINES.ask(monotonic_s()) else { return };
-    if left_out > 0 {
-        tracing::info!(left_out, "more calls were refused than the log has lines for");
-    }
+    static LINES: Sparing = Sparing::a_second(LINES_PER_SECOND);
+    let Some(LeftOut(left_out)) = LINES.say(monotonic_s()) else { return };
     // Both may hold text of the client: as `Debug` it cannot break out of its line.
     let (code, reason) = (error.code.as_str(), &error.message);
-    tracing::info!(conn = %caller.id, ?method, code, ?reason, "call refused");
+    tracing::info!(conn = %caller.id, ?method, code, ?reason, left_out, "call refused");
 }
 
 /// The answer to a method that is not here: known to the wire, or to nobody.

@@ -76,7 +76,7 @@ pub(super) struct Said {
 
 impl Default for Said {
     fn default() -> Self {
-        Self { mismatch: Sparing::new(60), refused: Sparing::new(600), http: Sparing::new(600) }
+        Self { mismatch: Sparing::a_minute(60), refused: Sparing::a_minute(600), http: Sparing::a_minute(600) }
     }
 }
 

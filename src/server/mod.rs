@@ -266,7 +266,7 @@ pub fn run(options: Options) -> Result<usize, StartError> {
             admission: Arc::clone(&admission),
             tls: tls.clone(),
             tailscale: managed.as_ref().map(Managed::listener),
-            said: Sparing::new(1),
+            said: Sparing::a_minute(1),
         };
         let serve: Arc<workers::Serve> = Arc::new(move |stream, peer| reception.receive(stream, peer));
         let workers = Arc::new(workers::Workers::start(count, &serve)?);
@@ -406,7 +406,7 @@ fn place(
     // A frame that is ready goes out now: what is worth joining has been joined before the write.
     let _ = stream.set_nodelay(true);
     if workers.load() >= most {
-        static SAID: Sparing = Sparing::new(1);
+        static SAID: Sparing = Sparing::a_minute(1);
         if let Some(LeftOut(left_out)) = SAID.say(monotonic_s()) {
             tracing::warn!(%peer, most, left_out, "connections are turned away: the open-file limit is reached");
         }

@@ -89,7 +89,7 @@ async fn listen(channels: &Channels, webhook: &Webhook, shutdown: &Shutdown) {
         channels: channels.clone(),
         webhook: webhook.clone(),
         place: channels.webhook(),
-        refused: Sparing::new(REFUSALS_SAID),
+        refused: Sparing::a_minute(REFUSALS_SAID),
     });
     let room = Arc::new(Semaphore::new(SOCKETS));
     accept::accept_loop(listener, shutdown.clone(), |stream, peer| {

@@ -17,6 +17,7 @@ mod subscribers;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde_json::{Value, json};
@@ -68,6 +69,8 @@ struct Inner {
     hub: Hub,
     store: Store,
     index: RwLock<HashMap<SessionKey, Arc<Session>>>,
+    /// How many there are: `health` says it, on every worker, and takes no lock for it.
+    count: AtomicUsize,
     in_flight: Mutex<HashMap<SessionKey, InFlight>>,
     subscribers: Mutex<Subscribers>,
     /// What is asked where a session says nothing.
@@ -106,10 +109,11 @@ impl Sessions {
     /// The store can't be read.
     pub fn open(store: Store, hub: Hub) -> Result<Self, StoreError> {
         let sessions = store.load(record::load)?;
-        let index = sessions.into_iter().map(|(key, session)| (key, Arc::new(session))).collect();
+        let index: HashMap<_, _> = sessions.into_iter().map(|(key, session)| (key, Arc::new(session))).collect();
         Ok(Self(Arc::new(Inner {
             hub,
             store,
+            count: AtomicUsize::new(index.len()),
             index: RwLock::new(index),
             in_flight: Mutex::default(),
             subscribers: Mutex::default(),
@@ -119,7 +123,7 @@ impl Sessions {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.index().len()
+        self.0.count.load(Ordering::Relaxed)
     }
 
     /// Whether there is none.
@@ -201,7 +205,7 @@ impl Sessions {
     /// Shows what is on disk now: in the list, and to those who follow it. For [`Change::publish`].
     pub fn show(&self, appended: Appended) {
         let Appended { key, session, entries, is_new } = appended;
-        self.write_index().insert(key.clone(), Arc::clone(&session));
+        self.set_index(&key, Some(Arc::clone(&session)));
         for entry in &entries {
             self.send_message(&key, &session, entry);
         }
@@ -264,7 +268,7 @@ impl Sessions {
                 let session = Arc::new(session);
                 let shown = Arc::clone(&session);
                 Ok::<_, RpcError>(Change::of(session).publish(move || {
-                    sessions.write_index().insert(key.clone(), shown);
+                    sessions.set_index(&key, Some(shown));
                     sessions.changed(&key, reason);
                 }))
             })
@@ -297,7 +301,7 @@ impl Sessions {
                 let session = Arc::new(session);
                 let shown = Arc::clone(&session);
                 Ok::<_, RpcError>(Change::of(session).publish(move || {
-                    sessions.write_index().insert(key.clone(), shown);
+                    sessions.set_index(&key, Some(shown));
                     sessions.changed(&key, "reset");
                 }))
             })
@@ -319,7 +323,7 @@ impl Sessions {
                     record::purge(tx, Some(&session.session_id), now)?;
                 }
                 Ok(Change::of(true).publish(move || {
-                    sessions.write_index().remove(&key);
+                    sessions.set_index(&key, None);
                     let payload = json!({"sessionKey": key.as_str(), "reason": "delete", "sessionId": session.session_id, "ts": now});
                     sessions.subscribers().changed(&payload);
                 }))
@@ -445,8 +449,13 @@ impl Sessions {
         self.0.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_index(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<SessionKey, Arc<Session>>> {
-        self.0.index.write().unwrap_or_else(PoisonError::into_inner)
+    fn set_index(&self, key: &SessionKey, session: Option<Arc<Session>>) {
+        let mut index = self.0.index.write().unwrap_or_else(PoisonError::into_inner);
+        match session {
+            Some(session) => index.insert(key.clone(), session),
+            None => index.remove(key),
+        };
+        self.0.count.store(index.len(), Ordering::Relaxed);
     }
 
     fn subscribers(&self) -> MutexGuard<'_, Subscribers> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::host_stats::HostStats;
+
 /// `system.info`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,16 +23,9 @@ pub(super) struct Machine {
     node_version: &'static str,
     pid: u32,
     uptime_ms: u64,
-    cpu_count: usize,
-    /// Over one, five and fifteen minutes.
-    load_average: [f64; 3],
-    memory_total_bytes: u64,
-    memory_free_bytes: u64,
-    /// Of the file system that holds the state.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    disk_total_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    disk_available_bytes: Option<u64>,
+    #[serde(flatten)]
+    stats: HostStats,
+    /// The file system of `stats` is that of this folder: the state's.
     disk_path: String,
 }
 
@@ -49,11 +44,10 @@ const fn words() -> (&'static str, &'static str) {
 
 /// Asks the kernel; `None` where it has no answer in this form (everywhere but on Linux).
 pub(super) fn look(state_dir: &Path, up: Duration) -> Option<Machine> {
-    let (load_average, memory_total_bytes, memory_free_bytes) = memory_and_load()?;
+    let stats = HostStats::now(Some(state_dir))?;
     let uname = rustix::system::uname();
     let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
     let (platform, arch) = words();
-    let disk = rustix::fs::statvfs(state_dir).ok().map(|disk| (disk.f_blocks, disk.f_bavail, disk.f_frsize));
     let hostname = text(uname.nodename());
     Some(Machine {
         machine_name: hostname.clone(),
@@ -65,26 +59,7 @@ pub(super) fn look(state_dir: &Path, up: Duration) -> Option<Machine> {
         node_version: concat!("clawgate ", env!("CARGO_PKG_VERSION")),
         pid: std::process::id(),
         uptime_ms: u64::try_from(up.as_millis()).unwrap_or(u64::MAX),
-        cpu_count: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        load_average,
-        memory_total_bytes,
-        memory_free_bytes,
-        disk_total_bytes: disk.map(|(all, _, unit)| all.saturating_mul(unit)),
-        disk_available_bytes: disk.map(|(_, available, unit)| available.saturating_mul(unit)),
+        stats,
         disk_path: state_dir.display().to_string(),
     })
-}
-
-#[cfg(target_os = "linux")]
-fn memory_and_load() -> Option<([f64; 3], u64, u64)> {
-    let info = rustix::system::sysinfo();
-    let unit = u64::from(info.mem_unit);
-    // Fixed-point, with sixteen bits behind the point.
-    let load = |at: usize| u32::try_from(info.loads[at]).map_or(0.0, |load| f64::from(load) / 65536.0);
-    Some(([load(0), load(1), load(2)], info.totalram.saturating_mul(unit), info.freeram.saturating_mul(unit)))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn memory_and_load() -> Option<([f64; 3], u64, u64)> {
-    None
 }

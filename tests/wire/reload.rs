@@ -67,6 +67,22 @@ fn s_59_another_token_closes_who_came_by_the_old_one_and_no_device() {
 }
 
 #[test]
+fn what_is_written_in_the_first_moments_of_a_gateway_is_followed() {
+    // The moment between the reading of the start and the watch is short: more than one gateway meets it.
+    let gateways: Vec<_> = (0..3)
+        .map(|_| {
+            let gateway = start(&json!({"gateway": {"auth": {"token": "old"}}}));
+            write(&gateway, &json!({"gateway": {"auth": {"token": "new"}}}));
+            gateway
+        })
+        .collect();
+    for gateway in &gateways {
+        logged(gateway, "configuration applied");
+        gateway.client().connect(&with_token("new")).unwrap();
+    }
+}
+
+#[test]
 fn pages_come_and_go_with_the_list() {
     let origins = |list: &[&str]| json!({"gateway": {"auth": {"token": "t"}, "controlUi": {"allowedOrigins": list}}});
     let gateway = start(&origins(&["https://a.example"]));

@@ -13,6 +13,7 @@ use super::update::Bot;
 use crate::id;
 use crate::outgoing::{Outgoing, OutgoingError};
 use crate::secret::Secret;
+use crate::text;
 
 /// Bytes of one answer: a hundred updates with their longest texts.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
@@ -316,7 +317,7 @@ fn read(status: u16, body: &[u8]) -> Result<Value, ApiError> {
     }
     let retry_after = envelope.parameters.and_then(|parameters| parameters.retry_after).map(Duration::from_secs);
     let description = envelope.description.unwrap_or_default();
-    let description = description.chars().filter(|c| !c.is_control()).take(200).collect();
+    let description = text::plain(&description, 200);
     Err(ApiError::Refused { code: envelope.error_code.unwrap_or(status), description, retry_after })
 }
 

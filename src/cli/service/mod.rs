@@ -5,11 +5,15 @@
 pub(super) mod file;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::Args;
+use serde_json::{Value, json};
 
 use self::file::{Manager, Service, label};
 use super::context::Context;
 use super::error::CliError;
+use super::output::Output;
 use crate::config::Profile;
 
 /// The service manager of this machine's operating system, and its files for this user.
@@ -206,6 +210,128 @@ impl Services {
             Manager::Launchd => succeeds("launchctl", &["print", &self.target()]),
         }
     }
+}
+
+/// How to show it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ShowFlags {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What a service is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    Uninstall,
+    Start,
+    Stop,
+    Restart,
+}
+
+/// A service in the words of its commands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    /// Its name: one of [`file`].
+    pub(super) name: &'static str,
+    /// What runs, at the beginning of a sentence.
+    pub(super) what: &'static str,
+    /// The command that installs it.
+    pub(super) install: &'static str,
+    /// The command that runs it in the foreground.
+    pub(super) foreground: &'static str,
+}
+
+impl Kind {
+    /// This service of this user and profile.
+    ///
+    /// # Errors
+    /// There is no home directory.
+    pub(super) fn services(&self, context: &Context) -> Result<Services, CliError> {
+        Services::of(context, self.name)
+    }
+
+    /// Carries out what it is told, and says so.
+    ///
+    /// # Errors
+    /// There is no such service, or its manager does not do it.
+    pub(super) fn obey(&self, context: &Context, order: Order, flags: &ShowFlags) -> Result<ExitCode, CliError> {
+        const NONE: &str = "No such service is installed.";
+        let services = self.services(context)?;
+        let (text, more) = match order {
+            Order::Uninstall => {
+                let removed = services.remove(services.label())?;
+                let text =
+                    removed.first().map_or_else(|| NONE.to_owned(), |file| format!("Removed {}", file.display()));
+                (text, json!({"removed": removed}))
+            }
+            Order::Start => {
+                self.installed(&services)?.start()?;
+                (format!("{} is started.", self.what), json!({}))
+            }
+            Order::Stop if !services.is_in_charge() => (NONE.to_owned(), json!({})),
+            Order::Stop => {
+                services.stop()?;
+                (format!("{} is stopped.", self.what), json!({}))
+            }
+            Order::Restart => {
+                let services = self.installed(&services)?;
+                // It may not run.
+                let _ = services.stop();
+                services.start()?;
+                (format!("{} is started anew.", self.what), json!({}))
+            }
+        };
+        answer(context.output, flags.json, &text, more)
+    }
+
+    /// The service, where there is one and its manager runs.
+    fn installed<'a>(&self, services: &'a Services) -> Result<&'a Services, CliError> {
+        if !services.file().exists() {
+            return Err(CliError::with_advice("no such service is installed", format!("Install it: {}", self.install)));
+        }
+        if !services.runs() {
+            let what = services.manager_name();
+            return Err(CliError::with_advice(
+                format!("{what} does not answer"),
+                format!("In the foreground: {}", self.foreground),
+            ));
+        }
+        Ok(services)
+    }
+}
+
+impl Services {
+    /// Says for people what [`Services::install`] did; `loaded` is what that gave, `runs` what to say where it runs now.
+    ///
+    /// # Errors
+    /// Nothing can be printed.
+    pub(super) fn say_installed(&self, output: Output, loaded: bool, runs: &str) -> Result<(), CliError> {
+        output.line(&format!("Wrote {}", self.file().display()))?;
+        if loaded {
+            output.line(runs)?;
+            return self.runs_when().map_or(Ok(()), |when| output.line(when));
+        }
+        let what = self.manager_name();
+        output.line(&format!("No service manager runs here ({what} does not answer), so it is not loaded."))
+    }
+}
+
+/// A sentence for people, or the same with `more` as JSON.
+///
+/// # Errors
+/// Nothing can be printed.
+pub(super) fn answer(output: Output, as_json: bool, text: &str, more: Value) -> Result<ExitCode, CliError> {
+    if as_json {
+        let mut report = json!({"ok": true, "message": text});
+        if let (Some(report), Value::Object(more)) = (report.as_object_mut(), more) {
+            report.extend(more);
+        }
+        output.value(&report)?;
+    } else {
+        output.line(text)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn domain() -> String {

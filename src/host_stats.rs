@@ -1,11 +1,13 @@
-//! How busy this machine is, as gateways list it for a node.
+//! How busy this machine is, in the words of the wire: a node host tells its gateway, and a gateway tells it of itself.
+
+use std::path::Path;
 
 use serde::Serialize;
 
 /// Resources of this machine.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct HostStats {
+pub struct HostStats {
     cpu_count: usize,
     load_average: [f64; 3],
     memory_total_bytes: u64,
@@ -17,9 +19,10 @@ pub(super) struct HostStats {
 }
 
 impl HostStats {
-    /// Those of now; `None` where the system does not tell.
+    /// Those of now, with the file system that holds `folder`; `None` where the system does not tell (everywhere but on
+    /// Linux).
     #[cfg(target_os = "linux")]
-    pub(super) fn now(home: Option<&str>) -> Option<Self> {
+    pub fn now(folder: Option<&Path>) -> Option<Self> {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
         let kib = |name: &str| -> Option<u64> {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -28,7 +31,7 @@ impl HostStats {
         let memory_total_bytes = kib("MemTotal")? * 1024;
         let loads = std::fs::read_to_string("/proc/loadavg").ok()?;
         let mut loads = loads.split_whitespace().map(|load| load.parse().unwrap_or(0.0));
-        let disk = home.and_then(|home| rustix::fs::statvfs(home).ok());
+        let disk = folder.and_then(|folder| rustix::fs::statvfs(folder).ok());
         Some(Self {
             cpu_count: std::thread::available_parallelism().ok()?.get(),
             load_average: [loads.next()?, loads.next()?, loads.next()?],
@@ -39,9 +42,9 @@ impl HostStats {
         })
     }
 
-    /// Those of now; `None` where the system does not tell.
+    /// Those of now; `None`: the system does not tell.
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn now(_: Option<&str>) -> Option<Self> {
+    pub fn now(_: Option<&Path>) -> Option<Self> {
         None
     }
 }
